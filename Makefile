@@ -1,0 +1,151 @@
+# make help lists the targets. Everything generated lives in build/ (but for
+# the extension itself, pyloop/_core.*.so), so `make clean` leaves a checkout.
+
+ifndef PYTHON
+PYTHON := $(shell scripts/pythons --first)
+endif
+ifeq ($(PYTHON),)
+$(error pyloop: no Python >= 3.11 that runs; apt: python3, or make PYTHON=...)
+endif
+TAG := $(shell $(PYTHON) -c 'import sys, sysconfig as s; \
+	print("%d.%d%s" % (*sys.version_info[:2], \
+	"t" if s.get_config_var("Py_GIL_DISABLED") else ""))')
+VENV ?= build/venv-$(TAG)
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+SETUP = scripts/setup $(PYTHON) $(VENV)
+BIN = $(VENV)/bin
+# Paths from here: the recipes change directory for the sanitizers' copies.
+ABS_BIN = $(if $(filter /%,$(BIN)),$(BIN),$(CURDIR)/$(BIN))
+C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
+	tests/capi/*.[ch] bench/*.[ch])
+PY_FILES = setup.py $(wildcard pyloop tests bench examples)
+
+.PHONY: help run build test bench lint format asan ubsan tsan ctest \
+	stubtest wheel sdist clean
+
+help:
+	@echo 'make run       serve examples/app.py on pyloop (HOST=, PORT=)'
+	@echo 'make build     build the extension in place'
+	@echo 'make test      run the tests (ARGS="-k name" goes to pytest)'
+	@echo 'make bench     compare loops (ARGS=--smoke for a quick pass)'
+	@echo 'make ctest     C tests of ring, heap and inbox, under sanitizers'
+	@echo 'make asan      the tests under AddressSanitizer; ubsan likewise'
+	@echo 'make tsan      C tests, and with TSAN_PYTHON= the thread tests'
+	@echo 'make lint      check format and style; make format applies them'
+	@echo 'make stubtest  check pyloop/*.pyi against the built module'
+	@echo 'make wheel     build a wheel in dist/; make sdist likewise'
+	@echo 'make clean     remove everything built'
+	@echo 'PYTHON=$(PYTHON) ($(TAG)), VENV=$(VENV)'
+
+# One build directory per interpreter; setup.py compiles what has changed.
+BUILD_EXT = setup.py -q build_ext --inplace --build-temp build/temp-$(TAG)
+
+# $(call prepare,REQUIREMENTS): packages, then the extension in place.
+define prepare
+@$(SETUP) $(1)
+@$(BIN)/python $(BUILD_EXT)
+endef
+
+build:
+	$(call prepare,)
+
+run:
+	$(call prepare,examples/requirements.txt)
+	@echo 'pyloop: serving examples/app.py on http://$(HOST):$(PORT)/'
+	exec $(BIN)/python -m uvicorn --app-dir examples app:app \
+		--loop pyloop:new_event_loop --host $(HOST) --port $(PORT) $(ARGS)
+
+test:
+	$(call prepare,tests/requirements.txt)
+	$(BIN)/pytest $(ARGS)
+
+bench:
+	$(call prepare,bench/requirements.txt)
+	$(BIN)/python -m bench $(ARGS)
+
+stubtest:
+	$(call prepare,scripts/requirements-lint.txt)
+	$(BIN)/python -m mypy.stubtest pyloop $(ARGS)
+
+# A sanitizer builds and tests a copy of the tree, so that its objects and
+# its extension never meet those of the ordinary build.
+define checked_tests
+@$(SETUP) tests/requirements.txt
+@mkdir -p build/$(1)-$(TAG)
+@rm -rf build/$(1)-$(TAG)/[!b]* && tar -cf - --exclude='*.so' \
+	--exclude=__pycache__ --exclude=./build --exclude=./.git . | \
+	tar -xf - -C build/$(1)-$(TAG)
+@cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
+cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
+	PYTHONMALLOC=malloc PYLOOP_SANITIZE=$(1) $(2) $(ABS_BIN)/pytest \
+	-m 'not packaging and not realserver_slow' -o timeout=300 $(ARGS)
+endef
+
+asan:
+	$(call checked_tests,address,\
+		LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1)
+
+ubsan:
+	$(call checked_tests,undefined,UBSAN_OPTIONS=print_stacktrace=1)
+
+# ThreadSanitizer sees a data race only if the interpreter is built with it
+# too (./configure --with-thread-sanitizer): TSAN_PYTHON names such a one.
+tsan: ctest-thread
+ifneq ($(TSAN_PYTHON),)
+	$(MAKE) do-tsan PYTHON='$(TSAN_PYTHON)' VENV=build/venv-tsan
+else
+	@echo 'tsan: C tests only; TSAN_PYTHON=... also runs the Python tests'
+endif
+
+.PHONY: do-tsan
+do-tsan: ARGS := $(or $(ARGS),tests/threads)
+do-tsan: export TSAN_OPTIONS = report_bugs=0:exitcode=0
+do-tsan:
+	$(call checked_tests,thread,TSAN_OPTIONS=halt_on_error=0:exitcode=66)
+
+# tests/c/test_*.c are programs of their own: no Python, no test framework.
+C_TESTS = $(basename $(notdir $(wildcard tests/c/test_*.c)))
+CTEST_FLAGS = -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Wshadow -Wvla \
+	-Wstrict-prototypes -Wno-unused-parameter -Werror -fno-strict-aliasing \
+	-fno-omit-frame-pointer -Iloop -Iinclude -DPL_SANITIZE=1 -DPL_DEBUG=1
+
+.PHONY: ctest-address,undefined ctest-thread
+ctest: ctest-address,undefined ctest-thread
+ctest-address,undefined ctest-thread: ctest-%:
+	@$(SETUP)
+	@mkdir -p 'build/ctest-$*'
+	@set -e; for test in $(C_TESTS); do \
+		binary="build/ctest-$*/$$test"; \
+		$${CC:-cc} $(CTEST_FLAGS) -fsanitize=$* \
+			$$(pkg-config --cflags libuv) tests/c/$$test.c \
+			-o "$$binary" $$(pkg-config --libs libuv) -pthread; \
+		"$$binary"; \
+		echo "$$test: ok ($*)"; \
+	done
+
+lint:
+	@$(SETUP) scripts/requirements-lint.txt
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/ruff check $(PY_FILES)
+	$(BIN)/ruff format --check $(PY_FILES)
+
+format:
+	@$(SETUP) scripts/requirements-lint.txt
+	$(BIN)/clang-format -i $(C_FILES)
+	$(BIN)/ruff check --fix $(PY_FILES)
+	$(BIN)/ruff format $(PY_FILES)
+
+wheel sdist:
+	@$(SETUP)
+	@mkdir -p dist
+	@$(BIN)/python -c 'from setuptools import build_meta; \
+		print("dist/" + build_meta.build_$@("dist"))' | tail -1
+
+clean:
+	rm -rf build dist *.egg-info pyloop/*.so
+	find . -name __pycache__ -type d -not -path './.git/*' -prune \
+		-exec rm -rf {} +

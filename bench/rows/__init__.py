@@ -1,0 +1,1 @@
+"""The rows, by subject.  A row's docstring says where it comes from."""

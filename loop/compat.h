@@ -1,0 +1,84 @@
+/* The only file that asks for the Python version: what differs between 3.11
+   and 3.15, under the newest name. */
+
+#ifndef PL_COMPAT_H
+#define PL_COMPAT_H
+
+#include "Python.h"
+
+#if PY_VERSION_HEX < 0x030B0000
+#error "pyloop needs Python 3.11 or newer"
+#endif
+
+#if PY_VERSION_HEX < 0x030C0000
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *tb;
+
+    PyErr_Fetch(&type, &value, &tb);
+    if (type == NULL) {
+        return NULL;
+    }
+    PyErr_NormalizeException(&type, &value, &tb);
+    if (tb != NULL) {
+        PyException_SetTraceback(value, tb);
+        Py_DECREF(tb);
+    }
+    Py_DECREF(type);
+    return value;
+}
+
+static inline void
+PyErr_SetRaisedException(PyObject *exc)
+{
+    PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
+}
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+PyLong_AsInt(PyObject *obj)
+{
+    long value = PyLong_AsLong(obj);
+
+    if (value != (int)value) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "Python int too large to convert to C int");
+        return -1;
+    }
+    return (int)value;
+}
+
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
+/* Does the type accept a NULL default, as PyObject_GetOptionalAttr does:
+   1 found, 0 absent (no exception), -1 error. */
+#if PY_VERSION_HEX < 0x030D0000
+static inline int
+PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
+{
+    *result = PyObject_GetAttr(obj, name);
+    if (*result != NULL) {
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+#endif
+
+#ifdef Py_GIL_DISABLED
+#define PL_FREE_THREADED 1
+#else
+#define PL_FREE_THREADED 0
+#endif
+
+/* From 3.12 on Server._attach and ._detach of some releases take the
+   transport; which, is found out at import (state.h), not here. */
+
+#endif

@@ -1,0 +1,216 @@
+/* The plain C core of a loop; see core.h. */
+
+#include "core.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+pl_core *
+pl_core_new(int *err)
+{
+    pl_core *core = calloc(1, sizeof(*core));
+
+    if (core == NULL) {
+        *err = -ENOMEM;
+        return NULL;
+    }
+    atomic_init(&core->refs, 1);
+    pl_inbox_init(&core->inbox);
+    *err = pl_poller_init(&core->poller);
+    if (*err < 0) {
+        free(core);
+        return NULL;
+    }
+    *err = pl_wakeup_init(&core->wakeup);
+    if (*err < 0) {
+        pl_poller_fini(&core->poller);
+        free(core);
+        return NULL;
+    }
+    *err = pl_core_watch(core, core->wakeup.read_fd, PL_SLOT_WAKEUP, NULL,
+                         PL_READ);
+    if (*err < 0) {
+        pl_wakeup_fini(&core->wakeup);
+        pl_poller_fini(&core->poller);
+        free(core->slots);
+        free(core);
+        return NULL;
+    }
+    return core;
+}
+
+void
+pl_core_acquire(pl_core *core)
+{
+    atomic_fetch_add_explicit(&core->refs, 1, memory_order_relaxed);
+}
+
+/* The wake-up descriptor lives as long as the last reference: a producer
+   that won its push against the close may still write to it. */
+void
+pl_core_release(pl_core *core)
+{
+    if (atomic_fetch_sub_explicit(&core->refs, 1, memory_order_acq_rel) > 1) {
+        return;
+    }
+    pl_wakeup_fini(&core->wakeup);
+    free(core->slots);
+    free(core);
+}
+
+static void
+on_walk_close(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle)) {
+        uv_close(handle, NULL);
+    }
+}
+
+pl_link *
+pl_core_close(pl_core *core)
+{
+    if (core->closed) {
+        return NULL;
+    }
+    core->closed = 1;
+    if (core->uv_open) {
+        /* Requests on the pool cannot be withdrawn once they run; their
+           memory is ours until their callback, so that is waited for. */
+        uv_walk(&core->uv, on_walk_close, NULL);
+        while (uv_run(&core->uv, UV_RUN_DEFAULT) != 0) {
+        }
+        (void)uv_loop_close(&core->uv);
+        core->uv_open = 0;
+    }
+    pl_poller_fini(&core->poller);
+    return pl_inbox_close(&core->inbox);
+}
+
+int
+pl_core_post(pl_core *core, pl_link *link)
+{
+    switch (pl_inbox_push(&core->inbox, link)) {
+    case PL_PUSH_CLOSED:
+        return -1;
+    case PL_PUSH_DONE:
+        return 0;
+    case PL_PUSH_WAKE:
+        break;
+    }
+    int status = pl_wakeup_send(&core->wakeup);
+
+    if (status < 0) {
+        /* Let the next producer try again: nobody has woken the loop. */
+        atomic_store_explicit(&core->inbox.asleep, 1, memory_order_seq_cst);
+        errno = -status;
+        return 1;
+    }
+    return 0;
+}
+
+static int
+ensure_slot(pl_core *core, int fd)
+{
+    int count = core->slot_count == 0 ? 64 : core->slot_count;
+
+    if (fd < core->slot_count) {
+        return 0;
+    }
+    while (count <= fd) {
+        count *= 2;
+    }
+    pl_slot *slots = realloc(core->slots, (size_t)count * sizeof(*slots));
+
+    if (slots == NULL) {
+        return -ENOMEM;
+    }
+    memset(slots + core->slot_count, 0,
+           (size_t)(count - core->slot_count) * sizeof(*slots));
+    core->slots = slots;
+    core->slot_count = count;
+    return 0;
+}
+
+int
+pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
+              uint32_t events)
+{
+    pl_slot *slot = pl_core_slot(core, fd);
+
+    if (fd < 0 || core->closed) {
+        return -EBADF;
+    }
+    if (slot == NULL) {
+        int err = ensure_slot(core, fd);
+
+        if (err < 0) {
+            return err;
+        }
+        slot = &core->slots[fd];
+    }
+    if (slot->events != events) {
+        int err = pl_poller_set(&core->poller, fd, slot->generation,
+                                slot->events, events);
+
+        if (err < 0 && events != 0) {
+            return err;
+        }
+    }
+    slot->kind = (uint8_t)kind;
+    slot->owner = owner;
+    slot->events = (uint8_t)events;
+    return 0;
+}
+
+void
+pl_core_forget(pl_core *core, int fd)
+{
+    pl_slot *slot = pl_core_slot(core, fd);
+
+    if (slot == NULL || slot->kind == PL_SLOT_FREE) {
+        return;
+    }
+    if (slot->events != 0 && !core->closed) {
+        (void)pl_poller_set(&core->poller, fd, 0, slot->events, 0);
+    }
+    slot->kind = PL_SLOT_FREE;
+    slot->events = 0;
+    slot->owner = NULL;
+    slot->generation++;
+}
+
+uv_loop_t *
+pl_core_uv(pl_core *core, int *err)
+{
+    if (core->uv_open) {
+        return &core->uv;
+    }
+    *err = uv_loop_init(&core->uv);
+    if (*err < 0) {
+        return NULL;
+    }
+    *err = pl_core_watch(core, uv_backend_fd(&core->uv), PL_SLOT_UV, NULL,
+                         PL_READ);
+    if (*err < 0) {
+        (void)uv_loop_close(&core->uv);
+        return NULL;
+    }
+    core->uv_open = 1;
+    return &core->uv;
+}
+
+int
+pl_core_wait(pl_core *core, int64_t timeout_ns)
+{
+    if (timeout_ns != 0 && !pl_inbox_sleep(&core->inbox)) {
+        timeout_ns = 0;
+    }
+    int n = pl_poller_wait(&core->poller, timeout_ns);
+
+    if (timeout_ns != 0) {
+        pl_inbox_wake(&core->inbox);
+    }
+    return n;
+}

@@ -1,0 +1,95 @@
+/* The core: the part of a loop that is plain C, so that threads without a
+   Python thread state can hold it.
+
+   Reference-counted and free of Python types.  The loop object holds one
+   reference, each native user its own; a post to a core whose loop is closed
+   is refused, never a touch of freed memory. */
+
+#ifndef PL_CORE_H
+#define PL_CORE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "inbox.h"
+#include "poller.h"
+#include "wakeup.h"
+
+enum pl_slot_kind {
+    PL_SLOT_FREE,
+    PL_SLOT_WAKEUP,       /* the core's own */
+    PL_SLOT_UV,           /* libuv's backend descriptor */
+    PL_SLOT_CALLBACKS,    /* owner: PlWatch, add_reader and add_writer */
+    PL_SLOT_STREAM,       /* owner: PlStream */
+    PL_SLOT_LISTENER,     /* owner: PlListener */
+};
+
+/* What the loop knows of one descriptor; the table is indexed by its
+   number.  `generation` changes with each use of the slot, so that an event
+   for a descriptor that was closed and reused finds no owner. */
+typedef struct {
+    void *owner;
+    uint32_t generation;
+    uint8_t kind;
+    uint8_t events;    /* registered with the poller */
+} pl_slot;
+
+typedef struct {
+    /* any thread, atomic */
+    atomic_int refs;
+    pl_inbox inbox;
+
+    /* set once */
+    pl_wakeup wakeup;
+
+    /* loop thread only */
+    pl_poller poller;
+    pl_slot *slots;
+    int slot_count;
+    int closed;
+    int uv_open;            /* uv is initialised: made on first use */
+    int uv_requests;        /* submitted and not yet done */
+    uv_loop_t uv;
+    uint64_t wakeups;       /* times a sleeping loop was woken */
+} pl_core;
+
+/* NULL and *err, a negative errno.  One reference, the caller's. */
+pl_core *pl_core_new(int *err);
+void pl_core_acquire(pl_core *core);
+void pl_core_release(pl_core *core);
+
+/* Loop thread: refuses posts from now on, closes the descriptors.  Returns
+   what the inbox held, oldest first. */
+pl_link *pl_core_close(pl_core *core);
+
+/* Any thread, async-signal-safe, never blocks: 0, or -1 when closed (the
+   link stays the caller's), or 1 when the link is in but the wake-up could
+   not be sent (errno tells why). */
+int pl_core_post(pl_core *core, pl_link *link);
+
+/* Loop thread.  The slot of a descriptor, or NULL when it never had one. */
+static inline pl_slot *
+pl_core_slot(pl_core *core, int fd)
+{
+    return fd >= 0 && fd < core->slot_count ? &core->slots[fd] : NULL;
+}
+
+/* Loop thread: claims fd's slot for owner and watches it for `events`
+   (PL_READ | PL_WRITE; 0: claimed but not watched, which cannot fail for a
+   claimed slot).  0 or a negative errno, the slot then unchanged. */
+int pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
+                  uint32_t events);
+
+/* Loop thread: gives the slot up. */
+void pl_core_forget(pl_core *core, int fd);
+
+/* Loop thread: the uv loop, opened and nested in the poller on first use.
+   NULL and *err. */
+uv_loop_t *pl_core_uv(pl_core *core, int *err);
+
+/* Loop thread: blocks up to timeout_ns (< 0: for ever) unless something is
+   in the inbox, and collects events in core->poller.  No Python. */
+int pl_core_wait(pl_core *core, int64_t timeout_ns);
+
+#endif

@@ -1,0 +1,94 @@
+/* Where errors go: an errno becomes OSError, a callback's exception goes to
+   the loop's exception handler, KeyboardInterrupt and SystemExit leave
+   run_forever. */
+
+#include "handle.h"
+
+#include <errno.h>
+#include <stdarg.h>
+
+PyObject *
+pl_oserror(int status)
+{
+    pl_raise_errno(status);
+    return PyErr_GetRaisedException();
+}
+
+PyObject *
+pl_raise_errno(int status)
+{
+    errno = -status;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static int
+call_exception_handler(PlLoop *loop, PyObject *context)
+{
+    PyObject *result = PyObject_CallMethodOneArg(
+        (PyObject *)loop, loop->st->str_call_exception_handler, context);
+
+    Py_DECREF(context);
+    if (result == NULL) {
+        return -1;
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+int
+pl_report(PlLoop *loop, const char *message, PyObject *exc, ...)
+{
+    PyObject *context = Py_BuildValue("{s:s,s:N}", "message", message,
+                                      "exception", exc);
+    const char *key;
+    va_list more;
+
+    if (context == NULL) {
+        return -1;
+    }
+    va_start(more, exc);
+    while ((key = va_arg(more, const char *)) != NULL) {
+        PyObject *value = va_arg(more, PyObject *);
+
+        if (PyDict_SetItemString(context, key,
+                                 value == NULL ? Py_None : value) < 0)
+        {
+            va_end(more);
+            Py_DECREF(context);
+            return -1;
+        }
+    }
+    va_end(more);
+    return call_exception_handler(loop, context);
+}
+
+int
+pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
+                   PyObject *args, PyObject *traceback)
+{
+    PyObject *exc = PyErr_GetRaisedException();
+    PyObject *source = PyObject_CallFunctionObjArgs(
+        loop->st->format_callback_source, callback == NULL ? Py_None : callback,
+        args == NULL ? Py_None : args, NULL);
+
+    if (source == NULL) {
+        Py_DECREF(exc);
+        return -1;
+    }
+    PyObject *context =
+        Py_BuildValue("{s:N,s:N,s:O}", "message",
+                      PyUnicode_FromFormat("Exception in callback %U", source),
+                      "exception", exc, "handle", handle);
+
+    Py_DECREF(source);
+    if (context == NULL) {
+        return -1;
+    }
+    if (traceback != NULL && traceback != Py_None &&
+        PyDict_SetItem(context, loop->st->str_source_traceback, traceback) < 0)
+    {
+        Py_DECREF(context);
+        return -1;
+    }
+    return call_exception_handler(loop, context);
+}

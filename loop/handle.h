@@ -1,0 +1,81 @@
+/* Handle, TimerHandle and the thread-safe handle: one implementation of
+   arguments, running and cancelling behind four types (the fourth is Handle
+   in debug mode, which also remembers where it was made).
+
+   Small on purpose: 200,000 queued handles cost as much in fresh memory as
+   in calls.  Up to three arguments are held inline and called by vectorcall;
+   more are a tuple in args[0].
+
+   While a handle waits in the ready ring or the inbox the garbage collector
+   does not track it (the running loop is reachable, so what it holds is
+   too); it is tracked from the moment it leaves alive. */
+
+#ifndef PL_HANDLE_H
+#define PL_HANDLE_H
+
+#include "compat.h"
+#include "inbox.h"
+#include "loop.h"
+
+enum pl_handle_flag {
+    PL_CANCELLED = 1,
+    PL_RUNNING = 2,
+    PL_IN_HEAP = 4,      /* asyncio's _scheduled */
+    PL_HAS_REPR = 8,     /* cancelled in debug mode: args[0] is the repr */
+    PL_PERSISTENT = 16,  /* add_reader's: runs many times */
+};
+
+#define PL_INLINE_ARGS 3
+
+typedef struct {
+    PyObject_HEAD
+    PlLoop *loop;                     /* owned */
+    PyObject *callback;               /* NULL once run or cancelled */
+    PyObject *context;
+    PyObject *args[PL_INLINE_ARGS];
+    PyObject *weaklist;
+    uint32_t nargs;
+    uint32_t flags;
+} PlHandle;
+
+/* TimerHandle, thread-safe handle and debug Handle. */
+typedef struct {
+    PlHandle base;
+    union {
+        double when;      /* TimerHandle: seconds of loop.time() */
+        pl_link link;     /* thread-safe handle, while in the inbox */
+    };
+    PyObject *traceback;    /* asyncio's _source_traceback, or NULL */
+} PlHandleX;
+
+static inline PlHandle *
+pl_handle_of_link(pl_link *link)
+{
+    return (PlHandle *)((char *)link - offsetof(PlHandleX, link));
+}
+
+/* New ref; not tracked by the collector.  Copies the current context when
+   `context` is NULL or None.  type is one of the state's handle types. */
+PlHandle *pl_handle_new(PlLoop *loop, PyTypeObject *type, PyObject *callback,
+                        PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *context);
+
+/* Loop thread, attached.  Runs the callback in its context and lets go of
+   it; steals the reference.  0, or -1 with KeyboardInterrupt or SystemExit
+   set; any other exception went to the loop's exception handler. */
+int pl_handle_run(PlHandle *handle);
+
+/* Lets go of a reference from the ring or the heap that will not run. */
+void pl_handle_drop(PlHandle *handle);
+
+void pl_handle_cancel(PlHandle *handle);
+
+int pl_handle_check(pl_state *st, PyObject *obj);
+
+/* The four types; borrowed by the state. */
+int pl_handle_types(PyObject *module, pl_state *st);
+
+/* Gives the freelist's memory back. */
+void pl_handle_freelist_clear(PlLoop *loop);
+
+#endif

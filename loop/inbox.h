@@ -1,0 +1,146 @@
+/* The inbox: how every thread but the loop's own hands it work.
+
+   A stack of links that many producers push and one consumer takes whole and
+   reverses, so that each producer's order is kept; the link lives in the
+   work itself, nothing is allocated.  Taking everything at once leaves no
+   ABA problem.  A closed inbox holds the PL_INBOX_CLOSED mark for ever and
+   refuses every push.
+
+   Sleeping.  The consumer stores asleep = 1, then looks at the head once
+   more, then blocks; a producer pushes, then looks at asleep.  All four are
+   seq_cst, so at least one side sees the other: either the consumer finds
+   the item, or the producer finds it asleep and has to wake it.  Of many
+   producers only the one whose exchange takes the mark down does (one
+   wake-up a burst). */
+
+#ifndef PL_INBOX_H
+#define PL_INBOX_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+typedef struct pl_link {
+    struct pl_link *next;
+} pl_link;
+
+typedef struct {
+    /* any thread, atomic */
+    _Atomic(pl_link *) head;    /* newest first; or PL_INBOX_CLOSED */
+    atomic_int asleep;          /* 1: the consumer blocks or is about to */
+} pl_inbox;
+
+#define PL_INBOX_CLOSED ((pl_link *)(void *)1)
+
+enum pl_inbox_push {
+    PL_PUSH_CLOSED = -1,    /* refused: the link is the caller's still */
+    PL_PUSH_DONE = 0,       /* in; the consumer will see it */
+    PL_PUSH_WAKE = 1,       /* in; the caller has to wake the consumer */
+};
+
+static inline void
+pl_inbox_init(pl_inbox *inbox)
+{
+    atomic_init(&inbox->head, NULL);
+    atomic_init(&inbox->asleep, 0);
+}
+
+/* Any thread, async-signal-safe.  Pushes the chain first … last, linked
+   newest first: for a single link both are the same. */
+static inline enum pl_inbox_push
+pl_inbox_push_chain(pl_inbox *inbox, pl_link *newest, pl_link *oldest)
+{
+    pl_link *head = atomic_load_explicit(&inbox->head, memory_order_relaxed);
+
+    do {
+        if (head == PL_INBOX_CLOSED) {
+            return PL_PUSH_CLOSED;
+        }
+        oldest->next = head;
+    } while (!atomic_compare_exchange_weak_explicit(
+        &inbox->head, &head, newest, memory_order_seq_cst,
+        memory_order_relaxed));
+    /* partner: pl_inbox_sleep */
+    if (atomic_load_explicit(&inbox->asleep, memory_order_seq_cst) &&
+        atomic_exchange_explicit(&inbox->asleep, 0, memory_order_seq_cst)) {
+        return PL_PUSH_WAKE;
+    }
+    return PL_PUSH_DONE;
+}
+
+static inline enum pl_inbox_push
+pl_inbox_push(pl_inbox *inbox, pl_link *link)
+{
+    return pl_inbox_push_chain(inbox, link, link);
+}
+
+/* Any thread: is there something to take? */
+static inline int
+pl_inbox_pending(pl_inbox *inbox)
+{
+    pl_link *head = atomic_load_explicit(&inbox->head, memory_order_relaxed);
+
+    return head != NULL && head != PL_INBOX_CLOSED;
+}
+
+static inline pl_link *
+pl_inbox_reverse(pl_link *link)
+{
+    pl_link *oldest = NULL;
+
+    while (link != NULL) {
+        pl_link *next = link->next;
+
+        link->next = oldest;
+        oldest = link;
+        link = next;
+    }
+    return oldest;
+}
+
+/* Consumer: all that is there, oldest first, or NULL. */
+static inline pl_link *
+pl_inbox_take(pl_inbox *inbox)
+{
+    pl_link *head = atomic_load_explicit(&inbox->head, memory_order_relaxed);
+
+    do {
+        if (head == NULL || head == PL_INBOX_CLOSED) {
+            return NULL;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(
+        &inbox->head, &head, NULL, memory_order_acquire,
+        memory_order_relaxed));
+    return pl_inbox_reverse(head);
+}
+
+/* Consumer: closes for ever; what was queued, oldest first, goes to the
+   caller.  NULL when it was closed before. */
+static inline pl_link *
+pl_inbox_close(pl_inbox *inbox)
+{
+    pl_link *head = atomic_exchange_explicit(&inbox->head, PL_INBOX_CLOSED,
+                                             memory_order_acq_rel);
+
+    return head == PL_INBOX_CLOSED ? NULL : pl_inbox_reverse(head);
+}
+
+/* Consumer: 1 when it may block now, 0 when something has arrived. */
+static inline int
+pl_inbox_sleep(pl_inbox *inbox)
+{
+    atomic_store_explicit(&inbox->asleep, 1, memory_order_seq_cst);
+    /* partner: pl_inbox_push_chain */
+    if (atomic_load_explicit(&inbox->head, memory_order_seq_cst) != NULL) {
+        atomic_store_explicit(&inbox->asleep, 0, memory_order_relaxed);
+        return 0;
+    }
+    return 1;
+}
+
+static inline void
+pl_inbox_wake(pl_inbox *inbox)
+{
+    atomic_store_explicit(&inbox->asleep, 0, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,421 @@
+/* The Loop type: life cycle, attributes, method table. */
+
+#include "handle.h"
+#include "stream.h"
+
+#include <structmember.h>
+
+/* -- life cycle -------------------------------------------------------- */
+
+/* Is `time` of this class our own? */
+static int
+class_overrides_time(pl_state *st, PyTypeObject *type)
+{
+    if (type == st->LoopType) {
+        return 0;
+    }
+    PyObject *mine = PyObject_GetAttr((PyObject *)st->LoopType, st->str_time);
+    PyObject *its = PyObject_GetAttr((PyObject *)type, st->str_time);
+    int differs = mine == NULL || its == NULL ? -1 : mine != its;
+
+    Py_XDECREF(mine);
+    Py_XDECREF(its);
+    return differs;
+}
+
+static PyObject *
+loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+         PyObject *Py_UNUSED(kwargs))
+{
+    pl_state *st = pl_state_by_type(type);
+
+    if (st == NULL) {
+        return NULL;
+    }
+    PlLoop *self = (PlLoop *)type->tp_alloc(type, 0);
+    int err;
+
+    if (self == NULL) {
+        return NULL;
+    }
+    self->st = st;
+    atomic_init(&self->thread, 0);
+    pl_ring_init(&self->ready);
+    pl_heap_init(&self->timers);
+    self->core = pl_core_new(&err);
+    if (self->core == NULL) {
+        self->closed = true;
+        Py_DECREF(self);
+        return pl_raise_errno(err);
+    }
+    err = class_overrides_time(st, type);
+    if (err < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->own_time = err;
+    return (PyObject *)self;
+}
+
+static int
+loop_traverse(PlLoop *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->thread_id);
+    for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
+        void *entry = pl_ring_at(&self->ready, i);
+
+        if ((uintptr_t)entry & 1) {
+            Py_VISIT(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+            continue;
+        }
+        PlHandle *handle = entry;
+
+        Py_VISIT(handle);
+        if (!PyObject_GC_IsTracked((PyObject *)handle) &&
+            Py_REFCNT(handle) == 1)
+        {
+            /* Ours alone and not tracked: stand in for it. */
+            int status = Py_TYPE(handle)->tp_traverse((PyObject *)handle,
+                                                      visit, arg);
+
+            if (status != 0) {
+                return status;
+            }
+        }
+    }
+    for (size_t i = 0; i < self->timers.count; i++) {
+        Py_VISIT((PyObject *)self->timers.entries[i].item);
+    }
+    for (size_t i = 0; i < self->written_count; i++) {
+        Py_VISIT((PyObject *)self->written[i]);
+    }
+    for (int i = 0; self->core != NULL && i < self->core->slot_count; i++) {
+        pl_slot *slot = &self->core->slots[i];
+
+        if (slot->kind == PL_SLOT_CALLBACKS) {
+            int status = pl_watch_traverse(slot->owner, visit, arg);
+
+            if (status != 0) {
+                return status;
+            }
+        }
+        else if (slot->kind == PL_SLOT_LISTENER ||
+                 (slot->kind == PL_SLOT_STREAM && slot->events != 0))
+        {
+            Py_VISIT((PyObject *)slot->owner);
+        }
+    }
+    return 0;
+}
+
+/* Everything the loop holds, each piece taken out before it is let go. */
+static int
+loop_clear(PlLoop *self)
+{
+    while (pl_ring_count(&self->ready) > 0) {
+        void *entry = pl_ring_pop(&self->ready);
+
+        if ((uintptr_t)entry & 1) {
+            Py_DECREF(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+        }
+        else {
+            pl_handle_drop(entry);
+        }
+    }
+    while (self->timers.count > 0) {
+        PlHandle *handle =
+            self->timers.entries[--self->timers.count].item;
+
+        handle->flags &= ~(uint32_t)PL_IN_HEAP;
+        Py_DECREF(handle);
+    }
+    self->timers_cancelled = 0;
+    while (self->written_count > 0) {
+        Py_DECREF(self->written[--self->written_count]);
+    }
+    for (int i = 0; self->core != NULL && i < self->core->slot_count; i++) {
+        pl_slot *slot = &self->core->slots[i];
+        void *owner = slot->owner;
+        int kind = slot->kind;
+
+        if (kind != PL_SLOT_CALLBACKS && kind != PL_SLOT_STREAM &&
+            kind != PL_SLOT_LISTENER)
+        {
+            continue;
+        }
+        int owned = kind != PL_SLOT_STREAM || slot->events != 0;
+
+        pl_core_forget(self->core, i);
+        if (kind == PL_SLOT_CALLBACKS) {
+            pl_watch_free(owner);
+        }
+        else if (owned) {
+            Py_DECREF((PyObject *)owner);
+        }
+    }
+    return 0;
+}
+
+/* Refuses everything from now on; what was queued is dropped, as asyncio's
+   close() drops it. */
+static void
+close_core(PlLoop *self)
+{
+    self->closed = true;
+    if (self->core == NULL) {
+        return;
+    }
+    pl_link *link;
+
+    pl_resolve_abandon(self);
+    Py_BEGIN_ALLOW_THREADS
+    link = pl_core_close(self->core);
+    Py_END_ALLOW_THREADS
+
+    while (link != NULL) {
+        pl_link *next = link->next;
+
+        pl_handle_drop(pl_handle_of_link(link));
+        link = next;
+    }
+    (void)loop_clear(self);
+    pl_handle_freelist_clear(self);
+    pl_ring_fini(&self->ready);
+    pl_heap_fini(&self->timers);
+    PyMem_Free(self->read_buffer);
+    self->read_buffer = NULL;
+    PyMem_Free(self->written);
+    self->written = NULL;
+    self->written_capacity = 0;
+}
+
+static PyObject *
+loop_close_core(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    close_core(self);
+    Py_RETURN_NONE;
+}
+
+static void
+loop_dealloc(PlLoop *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    close_core(self);
+    if (self->core != NULL) {
+        pl_core_release(self->core);
+    }
+    Py_CLEAR(self->thread_id);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* -- attributes -------------------------------------------------------- */
+
+/* time() replaced on the instance drives the timers too. */
+static int
+loop_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    PlLoop *self = (PlLoop *)op;
+    int is_time = PyUnicode_Check(name) &&
+                  PyUnicode_Compare(name, self->st->str_time) == 0;
+
+    if (PyObject_GenericSetAttr(op, name, value) < 0) {
+        return -1;
+    }
+    if (is_time) {
+        int differs = class_overrides_time(self->st, Py_TYPE(self));
+
+        if (differs < 0) {
+            return -1;
+        }
+        self->own_time = value != NULL || differs;
+    }
+    return 0;
+}
+
+static PyObject *
+loop_stop(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    self->stopping = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_is_running(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(atomic_load(&self->thread) != 0);
+}
+
+static PyObject *
+loop_is_closed(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(self->closed);
+}
+
+static PyObject *
+loop_get_debug(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(self->debug);
+}
+
+/* Wakes a sleeping loop without giving it work; any thread and from signal
+   handlers. */
+static PyObject *
+loop_write_to_self(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    if (!self->closed) {
+        int err = pl_wakeup_send(&self->core->wakeup);
+
+        if (err < 0) {
+            return pl_raise_errno(err);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+loop_get_thread_id(PlLoop *self, void *Py_UNUSED(closure))
+{
+    PyObject *value;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    value = Py_NewRef(self->thread_id == NULL ? Py_None : self->thread_id);
+    Py_END_CRITICAL_SECTION();
+    return value;
+}
+
+/* BaseEventLoop.__init__ writes None; only running sets it. */
+static int
+loop_set_thread_id(PlLoop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
+                   void *Py_UNUSED(closure))
+{
+    return 0;
+}
+
+static PyObject *
+loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_BuildValue(
+        "{s:n,s:n,s:K,s:K,s:K,s:K,s:K,s:d}",
+        "ready", (Py_ssize_t)pl_ring_count(&self->ready),
+        "timers",
+        (Py_ssize_t)(self->timers.count - self->timers_cancelled),
+        "turns", (unsigned long long)self->turns,
+        "polls", (unsigned long long)self->polls,
+        "callbacks", (unsigned long long)self->callbacks,
+        "handoffs", (unsigned long long)self->handoffs,
+        "wakeups",
+        (unsigned long long)(self->core == NULL ? 0 : self->core->wakeups),
+        "idle_time", (double)self->idle_ns * 1e-9);
+}
+
+/* -- type -------------------------------------------------------------- */
+
+#define FAST(name)                                                            \
+    (PyCFunction)(void (*)(void))name, METH_FASTCALL
+#define FAST_KEYWORDS(name)                                                   \
+    (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS
+
+static PyMethodDef loop_methods[] = {
+    {"call_soon", FAST_KEYWORDS(loop_call_soon),
+     "call_soon(callback, *args, context=None) -> Handle\n\n"
+     "Arrange for callback(*args) to be called in the next turn, after what "
+     "was\nscheduled before it. Only from the loop's own thread."},
+    {"call_soon_threadsafe", FAST_KEYWORDS(loop_call_soon_threadsafe),
+     "call_soon_threadsafe(callback, *args, context=None) -> Handle\n\n"
+     "Like call_soon(), from any thread; wakes the loop if it sleeps. "
+     "RuntimeError\nonce the loop is closed."},
+    {"call_later", FAST_KEYWORDS(loop_call_later),
+     "call_later(delay, callback, *args, context=None) -> TimerHandle\n\n"
+     "Arrange for callback(*args) to be called after delay seconds, never "
+     "earlier."},
+    {"call_at", FAST_KEYWORDS(loop_call_at),
+     "call_at(when, callback, *args, context=None) -> TimerHandle\n\n"
+     "Like call_later() with an absolute time in seconds of loop.time()."},
+    {"time", (PyCFunction)loop_time, METH_NOARGS,
+     "Seconds of the monotonic clock; a subclass or an instance that "
+     "replaces it\ndrives the timers."},
+    {"stop", (PyCFunction)loop_stop, METH_NOARGS,
+     "Leave run_forever() at the end of the current turn."},
+    {"is_running", (PyCFunction)loop_is_running, METH_NOARGS,
+     "True while run_forever() runs."},
+    {"is_closed", (PyCFunction)loop_is_closed, METH_NOARGS,
+     "True after close()."},
+    {"get_debug", (PyCFunction)loop_get_debug, METH_NOARGS,
+     "True in debug mode."},
+    {"add_reader", FAST(loop_add_reader),
+     "add_reader(fd, callback, *args)\n\n"
+     "Call callback(*args) whenever fd is readable."},
+    {"add_writer", FAST(loop_add_writer),
+     "add_writer(fd, callback, *args)\n\n"
+     "Call callback(*args) whenever fd is writable."},
+    {"remove_reader", (PyCFunction)loop_remove_reader, METH_O,
+     "Stop watching fd for reading; True if it was watched."},
+    {"remove_writer", (PyCFunction)loop_remove_writer, METH_O,
+     "Stop watching fd for writing; True if it was watched."},
+    {"_add_reader", FAST(loop_private_add_reader), NULL},
+    {"_add_writer", FAST(loop_private_add_writer), NULL},
+    {"_remove_reader", (PyCFunction)loop_private_remove_reader, METH_O, NULL},
+    {"_remove_writer", (PyCFunction)loop_private_remove_writer, METH_O, NULL},
+    {"_ensure_fd_no_transport", (PyCFunction)loop_ensure_fd_no_transport,
+     METH_O, NULL},
+    {"_add_callback", (PyCFunction)loop_add_callback, METH_O, NULL},
+    {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS, NULL},
+    {"_watched", (PyCFunction)loop_watched, METH_O, NULL},
+    {"_run", (PyCFunction)loop_run, METH_NOARGS, NULL},
+    {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
+    {"_counters", (PyCFunction)loop_counters, METH_NOARGS, NULL},
+    {"_resolve", FAST(loop_resolve), NULL},
+    {"_make_stream", FAST(loop_make_stream), NULL},
+    {"_listen", FAST(loop_listen), NULL},
+    {"_stop_listening", (PyCFunction)loop_stop_listening, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef loop_members[] = {
+    {"_closed", T_BOOL, offsetof(PlLoop, closed), 0, NULL},
+    {"_stopping", T_BOOL, offsetof(PlLoop, stopping), 0, NULL},
+    {"_debug", T_BOOL, offsetof(PlLoop, debug), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef loop_getset[] = {
+    {"_thread_id", (getter)loop_get_thread_id, (setter)loop_set_thread_id,
+     NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot loop_slots[] = {
+    {Py_tp_new, loop_new},
+    {Py_tp_dealloc, loop_dealloc},
+    {Py_tp_traverse, loop_traverse},
+    {Py_tp_clear, loop_clear},
+    {Py_tp_setattro, loop_setattro},
+    {Py_tp_methods, loop_methods},
+    {Py_tp_members, loop_members},
+    {Py_tp_getset, loop_getset},
+    {0, NULL},
+};
+
+static PyType_Spec loop_spec = {
+    "pyloop._core.Loop",
+    sizeof(PlLoop),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+        Py_TPFLAGS_IMMUTABLETYPE,
+    loop_slots,
+};
+
+int
+pl_loop_type(PyObject *module, pl_state *st)
+{
+    st->LoopType = (PyTypeObject *)PyType_FromModuleAndSpec(
+        module, &loop_spec, NULL);
+    return st->LoopType == NULL
+               ? -1
+               : PyModule_AddObjectRef(module, "Loop",
+                                       (PyObject *)st->LoopType);
+}

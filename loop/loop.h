@@ -1,0 +1,146 @@
+/* The loop object: what pyloop.EventLoop gets from C.
+
+   The rest of the class is asyncio.SelectorEventLoop of the running version
+   (pyloop/_loop.py).  All fields belong to the thread that runs the loop; as
+   long as nobody runs it, to whoever holds the GIL or, on a free-threaded
+   build, the object's critical section.  Other threads use core->inbox. */
+
+#ifndef PL_LOOP_H
+#define PL_LOOP_H
+
+#include <stdbool.h>
+
+#include "compat.h"
+#include "core.h"
+#include "heap.h"
+#include "ring.h"
+#include "state.h"
+
+typedef struct PlLoop PlLoop;
+typedef struct PlStream PlStream;
+
+/* Work of our own in the ready ring, beside Python's handles: run() in its
+   turn, as asyncio would run the handle it has in that place.  Embedded in
+   the object that owner points to; the ring holds a reference to it.
+   run: 0, or -1 with an exception that leaves run_forever. */
+typedef struct pl_job {
+    int (*run)(struct pl_job *job);
+    PyObject *owner;
+} pl_job;
+
+#define PL_FREELIST_MAX 1024
+#define PL_READ_BUFFER (256 * 1024)
+
+struct PlLoop {
+    PyObject_HEAD
+
+    /* set once */
+    pl_state *st;               /* the module's; its types keep it alive */
+    pl_core *core;              /* owned; NULL before __init__ */
+
+    /* loop thread only */
+    pl_ring ready;              /* PlHandle *, or pl_job * with bit 0 set */
+    pl_heap timers;             /* PlHandle * of TimerHandle */
+    size_t timers_cancelled;    /* of those in the heap */
+    PyObject *thread_id;        /* int while running, else NULL */
+    atomic_ulong thread;        /* the same in C; 0 while not running; other
+                                   threads compare it with their own */
+    bool closed;
+    bool stopping;
+    bool debug;
+    bool own_time;              /* time() is overridden: ask Python */
+    PlStream **written;         /* streams to flush at the end of the turn */
+    size_t written_count;       /* each entry owns a reference */
+    size_t written_capacity;
+    char *read_buffer;          /* PL_READ_BUFFER bytes, made on first use */
+    int64_t polled_ns;          /* clock at the end of the last poll */
+    void *free_handles[2];      /* freelists: handle.c */
+    int free_count[2];
+
+    /* counters for stats(); loop thread writes, anybody may read */
+    uint64_t turns;
+    uint64_t polls;
+    uint64_t callbacks;
+    uint64_t handoffs;
+    uint64_t idle_ns;           /* spent blocked in the poll */
+
+    struct pl_resolve *resolving;    /* getaddrinfo requests: dns.c */
+};
+
+int pl_loop_type(PyObject *module, pl_state *st);
+
+/* sched.c */
+int64_t pl_now_ns(void);
+/* loop.time(), through Python when it is overridden; -1.0 and an exception
+   set on failure (test PyErr_Occurred). */
+double pl_loop_time(PlLoop *loop);
+PyObject *loop_call_soon(PlLoop *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
+                                    Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_later(PlLoop *self, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_at(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames);
+PyObject *loop_time(PlLoop *self, PyObject *unused);
+PyObject *loop_add_callback(PlLoop *self, PyObject *handle);
+/* Steals the handle. */
+int pl_loop_push(PlLoop *loop, PyObject *handle);
+int pl_loop_push_job(PlLoop *loop, pl_job *job);
+void pl_loop_timer_cancelled(PlLoop *loop, PyObject *handle);
+void pl_loop_drain_inbox(PlLoop *loop);
+/* RuntimeError 'Event loop is closed'. */
+int pl_loop_check_closed(PlLoop *loop);
+/* May this thread touch loop-thread data?  -1 with asyncio's RuntimeError:
+   in debug mode on any build, and always on a free-threaded one. */
+int pl_loop_check_thread(PlLoop *loop);
+
+/* run.c */
+PyObject *loop_run(PlLoop *self, PyObject *unused);
+
+/* watch.c */
+PyObject *loop_add_reader(PlLoop *self, PyObject *const *args,
+                          Py_ssize_t nargs);
+PyObject *loop_add_writer(PlLoop *self, PyObject *const *args,
+                          Py_ssize_t nargs);
+PyObject *loop_remove_reader(PlLoop *self, PyObject *fd);
+PyObject *loop_remove_writer(PlLoop *self, PyObject *fd);
+PyObject *loop_private_add_reader(PlLoop *self, PyObject *const *args,
+                                  Py_ssize_t nargs);
+PyObject *loop_private_add_writer(PlLoop *self, PyObject *const *args,
+                                  Py_ssize_t nargs);
+PyObject *loop_private_remove_reader(PlLoop *self, PyObject *fd);
+PyObject *loop_private_remove_writer(PlLoop *self, PyObject *fd);
+PyObject *loop_ensure_fd_no_transport(PlLoop *self, PyObject *fd);
+PyObject *loop_watched(PlLoop *self, PyObject *fd);
+int pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events);
+int pl_watch_traverse(void *owner, visitproc visit, void *arg);
+void pl_watch_free(void *owner);
+
+/* stream.c: the transport that owns the descriptor and is not closing, or
+   NULL; borrowed. */
+PyObject *pl_stream_of_fd(PlLoop *loop, int fd);
+
+/* addr.c: what the socket module shows for a socket address; None for a
+   family it does not know.  New ref. */
+struct sockaddr;
+PyObject *pl_sockaddr_object(const struct sockaddr *address, unsigned length);
+
+/* dns.c */
+/* Lets go of the futures of unfinished requests, before the core closes. */
+void pl_resolve_abandon(PlLoop *loop);
+PyObject *loop_resolve(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
+
+/* error.c */
+/* Reports the raised exception as asyncio's handle does: 0, or -1 with it
+   still set when it is KeyboardInterrupt or SystemExit. */
+int pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
+                       PyObject *args, PyObject *traceback);
+/* call_exception_handler({message, exception, key: value …}); 0, or -1 with
+   KeyboardInterrupt or SystemExit.  Steals exc. */
+int pl_report(PlLoop *loop, const char *message, PyObject *exc, ...);
+/* Raises OSError (the subclass for it) of a negative errno. */
+PyObject *pl_raise_errno(int status);
+PyObject *pl_oserror(int status);
+
+#endif

@@ -1,0 +1,159 @@
+/* The extension module pyloop._core: multi-phase initialisation, so that
+   each interpreter gets its own copy of the state. */
+
+#include "handle.h"
+#include "stream.h"
+
+static int
+import_attribute(PyObject **field, const char *module, const char *attribute)
+{
+    PyObject *imported = PyImport_ImportModule(module);
+
+    if (imported == NULL) {
+        return -1;
+    }
+    *field = PyObject_GetAttrString(imported, attribute);
+    Py_DECREF(imported);
+    return *field == NULL ? -1 : 0;
+}
+
+/* Server._attach(): 3.13 and some 3.12 pass the transport. */
+static int
+server_takes_transport(pl_state *st)
+{
+    PyObject *attach = NULL, *server = NULL, *code = NULL, *count = NULL;
+    int status = -1;
+
+    if (import_attribute(&server, "asyncio.base_events", "Server") < 0) {
+        return -1;
+    }
+    attach = PyObject_GetAttr(server, st->str__attach);
+    code = attach == NULL ? NULL : PyObject_GetAttrString(attach, "__code__");
+    count = code == NULL ? NULL
+                         : PyObject_GetAttrString(code, "co_argcount");
+    if (count != NULL) {
+        st->attach_takes_transport = PyLong_AsLong(count) > 1;
+        status = PyErr_Occurred() ? -1 : 0;
+    }
+    Py_XDECREF(server);
+    Py_XDECREF(attach);
+    Py_XDECREF(code);
+    Py_XDECREF(count);
+    return status;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    pl_state *st = PyModule_GetState(module);
+
+#define X(name)                                                               \
+    if ((st->str_##name = PyUnicode_InternFromString(#name)) == NULL) {       \
+        return -1;                                                            \
+    }
+    PL_NAMES(X)
+#undef X
+#define X(field, name, attribute)                                             \
+    if (import_attribute(&st->field, name, attribute) < 0) {                  \
+        return -1;                                                            \
+    }
+    PL_IMPORTS(X)
+#undef X
+    if (import_attribute(&st->asyncio_threadsafe_handle, "asyncio.events",
+                         "_ThreadSafeHandle") < 0)
+    {
+        PyErr_Clear();
+        st->asyncio_threadsafe_handle = Py_NewRef(st->asyncio_handle);
+    }
+    if (server_takes_transport(st) < 0) {
+        return -1;
+    }
+    return pl_loop_type(module, st) < 0 || pl_handle_types(module, st) < 0 ||
+                   pl_stream_type(module, st) < 0 ||
+                   pl_listener_type(module, st) < 0
+               ? -1
+               : 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    pl_state *st = PyModule_GetState(module);
+
+    Py_VISIT(st->LoopType);
+    Py_VISIT(st->HandleType);
+    Py_VISIT(st->DebugHandleType);
+    Py_VISIT(st->TimerHandleType);
+    Py_VISIT(st->ThreadSafeHandleType);
+    Py_VISIT(st->StreamType);
+    Py_VISIT(st->ListenerType);
+    Py_VISIT(st->asyncio_threadsafe_handle);
+#define X(field, name, attribute) Py_VISIT(st->field);
+    PL_IMPORTS(X)
+#undef X
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    pl_state *st = PyModule_GetState(module);
+
+    Py_CLEAR(st->LoopType);
+    Py_CLEAR(st->HandleType);
+    Py_CLEAR(st->DebugHandleType);
+    Py_CLEAR(st->TimerHandleType);
+    Py_CLEAR(st->ThreadSafeHandleType);
+    Py_CLEAR(st->StreamType);
+    Py_CLEAR(st->ListenerType);
+    Py_CLEAR(st->asyncio_threadsafe_handle);
+#define X(field, name, attribute) Py_CLEAR(st->field);
+    PL_IMPORTS(X)
+#undef X
+#define X(name) Py_CLEAR(st->str_##name);
+    PL_NAMES(X)
+#undef X
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pyloop._core",
+    .m_doc = "The C half of pyloop; use the package.",
+    .m_size = sizeof(pl_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+pl_state *
+pl_state_by_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &module_def);
+
+    return module == NULL ? NULL : PyModule_GetState(module);
+}
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

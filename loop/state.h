@@ -1,0 +1,99 @@
+/* What one interpreter's copy of the module holds: its types, the asyncio
+   objects it calls, its interned names.  Filled by module.c's exec slot and
+   constant afterwards, so it is read without a lock.  Every object of ours
+   reaches it through its loop. */
+
+#ifndef PL_STATE_H
+#define PL_STATE_H
+
+#include "compat.h"
+
+/* X(name): interned as st->str_<name>. */
+#define PL_NAMES(X)                                                           \
+    X(_attach)                                                                \
+    X(_call_connection_lost)                                                  \
+    X(_detach)                                                                \
+    X(_process_self_data)                                                     \
+    X(_read_ready)                                                            \
+    X(_run)                                                                   \
+    X(_start_serving)                                                         \
+    X(_write_ready)                                                           \
+    X(buffer_updated)                                                         \
+    X(call_exception_handler)                                                 \
+    X(call_later)                                                             \
+    X(callback)                                                               \
+    X(cancelled)                                                              \
+    X(close)                                                                  \
+    X(connection_lost)                                                        \
+    X(connection_made)                                                        \
+    X(context)                                                                \
+    X(data_received)                                                          \
+    X(debug)                                                                  \
+    X(detach)                                                                 \
+    X(done)                                                                   \
+    X(eof_received)                                                           \
+    X(exception)                                                              \
+    X(fileno)                                                                 \
+    X(get_buffer)                                                             \
+    X(getpeername)                                                            \
+    X(getsockname)                                                            \
+    X(handle)                                                                 \
+    X(message)                                                                \
+    X(pause_writing)                                                          \
+    X(peername)                                                               \
+    X(protocol)                                                               \
+    X(resume_writing)                                                         \
+    X(run)                                                                    \
+    X(set_exception)                                                          \
+    X(set_result)                                                             \
+    X(slow_callback_duration)                                                 \
+    X(socket)                                                                 \
+    X(sockname)                                                               \
+    X(source)                                                                 \
+    X(source_traceback)                                                       \
+    X(time)                                                                   \
+    X(transport)                                                              \
+    X(warning)
+
+/* X(field, module, attribute): imported as st->field. */
+#define PL_IMPORTS(X)                                                         \
+    X(asyncio_handle, "asyncio.events", "Handle")                             \
+    X(asyncio_timer_handle, "asyncio.events", "TimerHandle")                  \
+    X(asyncio_transport, "asyncio.transports", "Transport")                   \
+    X(buffered_protocol, "asyncio.protocols", "BufferedProtocol")             \
+    X(extract_stack, "asyncio.format_helpers", "extract_stack")               \
+    X(format_callback_source, "asyncio.format_helpers",                       \
+      "_format_callback_source")                                              \
+    X(format_handle, "asyncio.base_events", "_format_handle")                 \
+    X(iscoroutine, "asyncio.coroutines", "iscoroutine")                       \
+    X(iscoroutinefunction, "inspect", "iscoroutinefunction")                  \
+    X(logger, "asyncio.log", "logger")                                        \
+    X(socket_type, "socket", "socket")                                        \
+    X(gaierror, "socket", "gaierror")                                         \
+    X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
+    X(getframe, "sys", "_getframe")
+
+typedef struct {
+    /* set once */
+    PyTypeObject *LoopType;
+    PyTypeObject *HandleType;
+    PyTypeObject *DebugHandleType;
+    PyTypeObject *TimerHandleType;
+    PyTypeObject *ThreadSafeHandleType;
+    PyTypeObject *StreamType;
+    PyTypeObject *ListenerType;
+    PyObject *asyncio_threadsafe_handle;    /* 3.14+, else Handle */
+    int attach_takes_transport;             /* Server._attach(transport) */
+#define X(name) PyObject *str_##name;
+    PL_NAMES(X)
+#undef X
+#define X(field, module, attribute) PyObject *field;
+    PL_IMPORTS(X)
+#undef X
+} pl_state;
+
+/* The state behind a class of ours or a subclass of it; NULL with an
+   exception set. */
+pl_state *pl_state_by_type(PyTypeObject *type);
+
+#endif

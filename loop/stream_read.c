@@ -1,0 +1,187 @@
+/* From a readable socket to the protocol.
+
+   Small reads go through the loop's one buffer into bytes of the exact size;
+   after a read that came out large the next one goes straight into the
+   object that is handed over.  One recv per readiness, as in asyncio: the
+   poll is level-triggered, so what is left is reported again. */
+
+#include "stream.h"
+
+#include <errno.h>
+
+/* From here on a copy costs more than a too large allocation. */
+#define LARGE_READ (64 * 1024)
+
+/* 1: nothing to do (no data, or interrupted); 0: go on; -1 as usual. */
+static int
+read_failed(PlStream *self, int err)
+{
+    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+        return 1;
+    }
+    pl_raise_errno(-err);
+    return pl_stream_fatal(self, "Fatal read error on socket transport") < 0
+               ? -1
+               : 1;
+}
+
+static int
+read_eof(PlStream *self)
+{
+    pl_state *st = self->loop->st;
+
+    pl_stream_debug(self, "%r received EOF");
+    PyObject *keep = PyObject_CallMethodNoArgs(self->protocol,
+                                               st->str_eof_received);
+    int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
+
+    Py_XDECREF(keep);
+    if (keep_open < 0) {
+        return pl_stream_fatal(
+            self, "Fatal error: protocol.eof_received() call failed.");
+    }
+    if (keep_open) {
+        return pl_stream_watch(self, 0, PL_S_READING);
+    }
+    return pl_stream_close(self);
+}
+
+static int
+read_buffered(PlStream *self)
+{
+    static const char failed[] =
+        "Fatal error: protocol.get_buffer() call failed.";
+    pl_state *st = self->loop->st;
+    PyObject *hint = PyLong_FromLong(-1);
+    PyObject *target =
+        hint == NULL ? NULL
+                     : PyObject_CallMethodOneArg(self->protocol,
+                                                 st->str_get_buffer, hint);
+    Py_buffer view;
+
+    Py_XDECREF(hint);
+    if (target == NULL) {
+        return pl_stream_fatal(self, failed);
+    }
+    if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
+        Py_DECREF(target);
+        return pl_stream_fatal(self, failed);
+    }
+    if (view.len == 0) {
+        PyBuffer_Release(&view);
+        Py_DECREF(target);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "get_buffer() returned an empty buffer");
+        return pl_stream_fatal(self, failed);
+    }
+    if (self->fd < 0) {
+        PyBuffer_Release(&view);
+        Py_DECREF(target);
+        return 0;
+    }
+    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, 0);
+    int err = errno;
+
+    PyBuffer_Release(&view);
+    Py_DECREF(target);
+    if (n < 0) {
+        return read_failed(self, err) < 0 ? -1 : 0;
+    }
+    if (n == 0) {
+        return read_eof(self);
+    }
+    PyObject *count = PyLong_FromSsize_t(n);
+    PyObject *result =
+        count == NULL ? NULL
+                      : PyObject_CallMethodOneArg(self->protocol,
+                                                  st->str_buffer_updated,
+                                                  count);
+
+    Py_XDECREF(count);
+    if (result == NULL) {
+        return pl_stream_fatal(
+            self, "Fatal error: protocol.buffer_updated() call failed.");
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+/* New ref to the bytes read; NULL with *status set when there are none. */
+static PyObject *
+read_bytes(PlStream *self, int *status)
+{
+    PlLoop *loop = self->loop;
+    PyObject *data = NULL;
+    ssize_t n;
+
+    *status = 0;
+    if (self->read_large) {
+        data = PyBytes_FromStringAndSize(NULL, PL_READ_BUFFER);
+        if (data == NULL) {
+            goto no_memory;
+        }
+        n = recv(self->fd, PyBytes_AS_STRING(data), PL_READ_BUFFER, 0);
+    }
+    else {
+        if (loop->read_buffer == NULL) {
+            loop->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
+            if (loop->read_buffer == NULL) {
+                PyErr_NoMemory();
+                goto no_memory;
+            }
+        }
+        n = recv(self->fd, loop->read_buffer, PL_READ_BUFFER, 0);
+    }
+    if (n <= 0) {
+        int err = errno;
+
+        Py_XDECREF(data);
+        *status = n == 0 ? read_eof(self)
+                  : read_failed(self, err) < 0 ? -1
+                                               : 0;
+        return NULL;
+    }
+    if (data == NULL) {
+        data = PyBytes_FromStringAndSize(loop->read_buffer, n);
+    }
+    else if (n < PL_READ_BUFFER) {
+        (void)_PyBytes_Resize(&data, n);
+    }
+    if (data == NULL) {
+        goto no_memory;
+    }
+    self->read_large = n >= LARGE_READ;
+    return data;
+
+no_memory:
+    *status = pl_stream_fatal(self, "Fatal read error on socket transport");
+    return NULL;
+}
+
+int
+pl_stream_read(PlStream *self)
+{
+    int status;
+
+    if (self->conn_lost > 0 || self->fd < 0) {
+        return 0;
+    }
+    if (self->flags & PL_S_BUFFERED) {
+        return read_buffered(self);
+    }
+    PyObject *data = read_bytes(self, &status);
+
+    if (data == NULL) {
+        return status;
+    }
+    PyObject *result = PyObject_CallMethodOneArg(
+        self->protocol, self->loop->st->str_data_received, data);
+
+    Py_DECREF(data);
+    if (result == NULL) {
+        return pl_stream_fatal(
+            self, "Fatal error: protocol.data_received() call failed.");
+    }
+    Py_DECREF(result);
+    return 0;
+}

@@ -1,0 +1,674 @@
+/* Writing: the queue, sending, and flow control.
+
+   write() queues; the turn's end sends all that is queued in one sendmsg,
+   before the poll (uvicorn writes head and body apart: one call, not two).
+   What exceeds the high-water mark or is written while the loop does not run
+   goes out at once.  bytes are held, anything mutable is copied before
+   write() returns. */
+
+#include "stream.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <sys/uio.h>
+
+#define IOV_BATCH 64
+#define HIGH_WATER (64 * 1024)    /* asyncio's default */
+#define CONN_LOST_WARNING 5       /* LOG_THRESHOLD_FOR_CONNLOST_WRITES */
+
+/* -- the queue --------------------------------------------------------- */
+
+/* Steals bytes; -1 and MemoryError. */
+static int
+queue_push(PlStream *self, PyObject *bytes)
+{
+    if (self->first + self->count == self->capacity) {
+        if (self->first > 0 && self->count <= self->capacity / 2) {
+            memmove(self->chunks, self->chunks + self->first,
+                    self->count * sizeof(*self->chunks));
+        }
+        else {
+            size_t capacity = self->capacity * 2;
+            PyObject **chunks = PyMem_Malloc(capacity * sizeof(*chunks));
+
+            if (chunks == NULL) {
+                Py_DECREF(bytes);
+                PyErr_NoMemory();
+                return -1;
+            }
+            memcpy(chunks, self->chunks + self->first,
+                   self->count * sizeof(*chunks));
+            if (self->chunks != self->inline_chunks) {
+                PyMem_Free(self->chunks);
+            }
+            self->chunks = chunks;
+            self->capacity = capacity;
+        }
+        self->first = 0;
+    }
+    self->chunks[self->first + self->count++] = bytes;
+    self->buffered += (size_t)PyBytes_GET_SIZE(bytes);
+    return 0;
+}
+
+static void
+queue_reset(PlStream *self)
+{
+    if (self->chunks != self->inline_chunks) {
+        PyMem_Free(self->chunks);
+        self->chunks = self->inline_chunks;
+        self->capacity = PL_STREAM_CHUNKS;
+    }
+    self->first = 0;
+    self->offset = 0;
+}
+
+void
+pl_stream_drop_queue(PlStream *self)
+{
+    self->buffered = 0;
+    while (self->count > 0) {
+        PyObject *bytes = self->chunks[self->first++];
+
+        self->count--;
+        Py_DECREF(bytes);
+    }
+    queue_reset(self);
+}
+
+static void
+queue_consume(PlStream *self, size_t sent)
+{
+    self->buffered -= sent;
+    sent += self->offset;
+    while (self->count > 0) {
+        PyObject *bytes = self->chunks[self->first];
+        size_t size = (size_t)PyBytes_GET_SIZE(bytes);
+
+        if (sent < size) {
+            break;
+        }
+        sent -= size;
+        self->first++;
+        self->count--;
+        Py_DECREF(bytes);    /* plain bytes: runs no user code */
+    }
+    self->offset = sent;
+    if (self->count == 0) {
+        queue_reset(self);
+    }
+}
+
+/* 1 when the queue is empty now, 0 when the socket is full, or a negative
+   errno. */
+static int
+queue_send(PlStream *self)
+{
+    while (self->count > 0) {
+        struct iovec iov[IOV_BATCH];
+        size_t count = self->count < IOV_BATCH ? self->count : IOV_BATCH;
+        size_t total = 0;
+        ssize_t n;
+
+        for (size_t i = 0; i < count; i++) {
+            PyObject *bytes = self->chunks[self->first + i];
+
+            iov[i].iov_base = PyBytes_AS_STRING(bytes);
+            iov[i].iov_len = (size_t)PyBytes_GET_SIZE(bytes);
+            total += iov[i].iov_len;
+        }
+        iov[0].iov_base = (char *)iov[0].iov_base + self->offset;
+        iov[0].iov_len -= self->offset;
+        total -= self->offset;
+        if (count == 1) {
+            n = send(self->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
+        }
+        else {
+            struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
+
+            n = sendmsg(self->fd, &message, MSG_NOSIGNAL);
+        }
+        if (n < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+        }
+        queue_consume(self, (size_t)n);
+        if ((size_t)n < total) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* -- flow control ------------------------------------------------------ */
+
+static int
+call_flow(PlStream *self, PyObject *name, const char *message)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(self->protocol, name);
+
+    if (result == NULL) {
+        if (pl_leaves_loop()) {
+            return -1;
+        }
+        return pl_report(self->loop, message, PyErr_GetRaisedException(),
+                         "transport", self, "protocol", self->protocol, NULL);
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+static int
+maybe_pause(PlStream *self)
+{
+    if (self->buffered <= self->high ||
+        (self->flags & PL_S_PROTOCOL_PAUSED) || self->protocol == NULL)
+    {
+        return 0;
+    }
+    self->flags |= PL_S_PROTOCOL_PAUSED;
+    return call_flow(self, self->loop->st->str_pause_writing,
+                     "protocol.pause_writing() failed");
+}
+
+static int
+maybe_resume(PlStream *self)
+{
+    if (!(self->flags & PL_S_PROTOCOL_PAUSED) ||
+        self->buffered > self->low || self->protocol == NULL)
+    {
+        return 0;
+    }
+    self->flags &= ~(uint32_t)PL_S_PROTOCOL_PAUSED;
+    return call_flow(self, self->loop->st->str_resume_writing,
+                     "protocol.resume_writing() failed");
+}
+
+/* -- sending ----------------------------------------------------------- */
+
+static int
+end_waiter(PlStream *self, PyObject *method, PyObject *value)
+{
+    PyObject *waiter = self->empty_waiter;
+    PyObject *done;
+
+    if (waiter == NULL) {
+        return 0;
+    }
+    Py_INCREF(waiter);
+    done = PyObject_CallMethodNoArgs(waiter, self->loop->st->str_done);
+    if (done == Py_False) {
+        Py_SETREF(done, PyObject_CallMethodOneArg(waiter, method, value));
+    }
+    Py_DECREF(waiter);
+    if (done == NULL) {
+        if (pl_leaves_loop()) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)self);
+        return 0;
+    }
+    Py_DECREF(done);
+    return 0;
+}
+
+static int
+send_failed(PlStream *self, int err)
+{
+    PyObject *exc = pl_oserror(err);
+    int status;
+
+    pl_stream_drop_queue(self);
+    PyErr_SetRaisedException(Py_NewRef(exc));
+    status = pl_stream_fatal(self, "Fatal write error on socket transport");
+    if (status == 0) {
+        status = end_waiter(self, self->loop->st->str_set_exception, exc);
+    }
+    Py_DECREF(exc);
+    return status;
+}
+
+/* The queue has run empty: what waited for that happens now. */
+static int
+after_drain(PlStream *self, int from_job)
+{
+    if (end_waiter(self, self->loop->st->str_set_result, Py_None) < 0) {
+        return -1;
+    }
+    if (self->flags & PL_S_CLOSING) {
+        if (from_job && self->conn_lost == 0) {
+            self->conn_lost++;
+            return pl_stream_finish(self, NULL);
+        }
+        return pl_stream_force_close(self, NULL);
+    }
+    if ((self->flags & (PL_S_EOF | PL_S_SHUT)) == PL_S_EOF) {
+        self->flags |= PL_S_SHUT;
+        if (shutdown(self->fd, SHUT_WR) < 0 && errno != ENOTCONN) {
+            return send_failed(self, -errno);
+        }
+    }
+    return 0;
+}
+
+static int
+stream_send(PlStream *self, int from_job)
+{
+    if (self->conn_lost > 0 || self->fd < 0) {
+        return 0;
+    }
+    int sent = queue_send(self);
+
+    if (sent < 0) {
+        return send_failed(self, sent);
+    }
+    if (sent == 0) {
+        if (pl_stream_watch(self, PL_S_WRITING, 0) < 0) {
+            return -1;
+        }
+        return from_job ? maybe_resume(self) : 0;
+    }
+    if (pl_stream_watch(self, 0, PL_S_WRITING) < 0 ||
+        (from_job && maybe_resume(self) < 0))
+    {
+        return -1;
+    }
+    /* resume_writing() may have written again, or closed. */
+    return self->count == 0 && self->conn_lost == 0
+               ? after_drain(self, from_job)
+               : 0;
+}
+
+int
+pl_stream_flush(PlStream *self)
+{
+    return self->count == 0 || (self->flags & PL_S_WRITING)
+               ? 0
+               : stream_send(self, 0);
+}
+
+int
+pl_stream_write_ready(PlStream *self)
+{
+    return stream_send(self, 1);
+}
+
+int
+pl_loop_flush_written(PlLoop *loop)
+{
+    int status = 0;
+
+    /* Sending may end in Python code that writes again: those entries are
+       appended and taken in this same pass. */
+    for (size_t i = 0; i < loop->written_count; i++) {
+        PlStream *stream = loop->written[i];
+
+        stream->flags &= ~(uint32_t)PL_S_WRITTEN;
+        if (status == 0) {
+            status = pl_stream_flush(stream);
+        }
+    }
+
+    PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
+    size_t count = loop->written_count;
+
+    loop->written_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        PlStream *stream = loop->written[i];
+
+        if (status < 0 && stream->count > 0 &&
+            !(stream->flags & (PL_S_WRITING | PL_S_WRITTEN)))
+        {
+            /* Not reached: keep it for the next flush. */
+            stream->flags |= PL_S_WRITTEN;
+            loop->written[loop->written_count++] = stream;
+            continue;
+        }
+        Py_DECREF(stream);
+    }
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+    }
+    return status;
+}
+
+/* Sees to it that what is queued will be sent. */
+static int
+schedule_send(PlStream *self)
+{
+    PlLoop *loop = self->loop;
+
+    if (self->flags & (PL_S_WRITING | PL_S_WRITTEN)) {
+        /* on its way */
+    }
+    else if (atomic_load_explicit(&loop->thread, memory_order_relaxed) == 0 ||
+             self->buffered > self->high || self->buffered >= HIGH_WATER)
+    {
+        if (stream_send(self, 0) < 0) {
+            return -1;
+        }
+    }
+    else {
+        if (loop->written_count == loop->written_capacity) {
+            size_t capacity = loop->written_capacity == 0
+                                  ? 32
+                                  : loop->written_capacity * 2;
+            PlStream **written = PyMem_Realloc(
+                loop->written, capacity * sizeof(*loop->written));
+
+            if (written == NULL) {
+                PyErr_NoMemory();
+                return -1;
+            }
+            loop->written = written;
+            loop->written_capacity = capacity;
+        }
+        loop->written[loop->written_count++] =
+            (PlStream *)Py_NewRef((PyObject *)self);
+        self->flags |= PL_S_WRITTEN;
+        return 0;
+    }
+    if ((self->flags & PL_S_WRITTEN) &&
+        (self->buffered > self->high || self->buffered >= HIGH_WATER) &&
+        stream_send(self, 0) < 0)
+    {
+        return -1;
+    }
+    return maybe_pause(self);
+}
+
+/* -- methods ----------------------------------------------------------- */
+
+/* 1: go on; 0: nothing is to be written; -1: exception. */
+static int
+check_write(PlStream *self, PyObject *data)
+{
+    if (!PyBytes_Check(data) && !PyByteArray_Check(data) &&
+        !PyMemoryView_Check(data))
+    {
+        PyErr_Format(PyExc_TypeError,
+                     "data argument must be a bytes-like object, not '%s'",
+                     Py_TYPE(data)->tp_name);
+        return -1;
+    }
+    if (self->flags & PL_S_EOF) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Cannot call write() after write_eof()");
+        return -1;
+    }
+    if (self->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "unable to write; sendfile is in progress");
+        return -1;
+    }
+    return pl_loop_check_thread(self->loop) < 0 ? -1 : 1;
+}
+
+static int
+write_after_end(PlStream *self)
+{
+    if (self->conn_lost >= CONN_LOST_WARNING) {
+        PyObject *done = PyObject_CallMethod(
+            self->loop->st->logger, "warning", "s",
+            "socket.send() raised exception.");
+
+        if (done == NULL) {
+            return -1;
+        }
+        Py_DECREF(done);
+    }
+    self->conn_lost++;
+    return 0;
+}
+
+/* Large and mutable: send what the socket takes, copy only the rest. */
+static PyObject *
+copy_unsent(PlStream *self, Py_buffer *view)
+{
+    size_t sent = 0;
+
+    if (self->count == 0 && view->len >= HIGH_WATER &&
+        PyBuffer_IsContiguous(view, 'C'))
+    {
+        ssize_t n = send(self->fd, view->buf, (size_t)view->len,
+                         MSG_NOSIGNAL);
+
+        sent = n > 0 ? (size_t)n : 0;    /* an error shows at the next send */
+    }
+    if (sent == (size_t)view->len) {
+        return PyBytes_FromStringAndSize(NULL, 0);
+    }
+    PyObject *bytes =
+        PyBytes_FromStringAndSize(NULL, view->len - (Py_ssize_t)sent);
+
+    if (bytes == NULL) {
+        return NULL;
+    }
+    if (sent > 0 || PyBuffer_IsContiguous(view, 'C')) {
+        memcpy(PyBytes_AS_STRING(bytes), (char *)view->buf + sent,
+               (size_t)view->len - sent);
+    }
+    else if (PyBuffer_ToContiguous(PyBytes_AS_STRING(bytes), view, view->len,
+                                   'C') < 0)
+    {
+        Py_DECREF(bytes);
+        return NULL;
+    }
+    return bytes;
+}
+
+static int
+queue_data(PlStream *self, PyObject *data)
+{
+    PyObject *bytes;
+
+    if (PyBytes_CheckExact(data)) {
+        bytes = Py_NewRef(data);
+    }
+    else {
+        Py_buffer view;
+
+        if (PyObject_GetBuffer(data, &view, PyBUF_FULL_RO) < 0) {
+            return -1;
+        }
+        bytes = copy_unsent(self, &view);
+        PyBuffer_Release(&view);
+        if (bytes == NULL) {
+            return -1;
+        }
+    }
+    if (PyBytes_GET_SIZE(bytes) == 0) {
+        Py_DECREF(bytes);
+        return 0;
+    }
+    return queue_push(self, bytes);
+}
+
+static int
+is_empty(PyObject *data)
+{
+    if (PyBytes_Check(data)) {
+        return PyBytes_GET_SIZE(data) == 0;
+    }
+    return PyObject_Not(data);
+}
+
+PyObject *
+stream_write(PlStream *self, PyObject *data)
+{
+    if (check_write(self, data) < 0) {
+        return NULL;
+    }
+    int empty = is_empty(data);
+
+    if (empty < 0) {
+        return NULL;
+    }
+    if (empty) {
+        Py_RETURN_NONE;
+    }
+    if (self->conn_lost > 0 || self->fd < 0) {
+        return write_after_end(self) < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    if (queue_data(self, data) < 0 ||
+        (self->count > 0 && schedule_send(self) < 0))
+    {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+stream_writelines(PlStream *self, PyObject *lines)
+{
+    PyObject *list = PySequence_List(lines);
+
+    if (list == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *data = PyList_GET_ITEM(list, i);
+
+        if (check_write(self, data) < 0) {
+            goto error;
+        }
+        if (self->conn_lost > 0 || self->fd < 0) {
+            if (write_after_end(self) < 0) {
+                goto error;
+            }
+            break;
+        }
+        if (queue_data(self, data) < 0) {
+            goto error;
+        }
+    }
+    Py_DECREF(list);
+    if (self->count > 0 && self->conn_lost == 0 && schedule_send(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+
+error:
+    Py_DECREF(list);
+    return NULL;
+}
+
+PyObject *
+stream_write_eof(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    if ((self->flags & (PL_S_CLOSING | PL_S_EOF)) || self->fd < 0) {
+        Py_RETURN_NONE;
+    }
+    if (pl_loop_check_thread(self->loop) < 0) {
+        return NULL;
+    }
+    self->flags |= PL_S_EOF;
+    if (self->count > 0) {
+        if (pl_stream_flush(self) < 0) {
+            return NULL;
+        }
+    }
+    else {
+        self->flags |= PL_S_SHUT;
+        if (shutdown(self->fd, SHUT_WR) < 0) {
+            return pl_raise_errno(-errno);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+stream_set_write_buffer_limits(PlStream *self, PyObject *args,
+                               PyObject *kwargs)
+{
+    static char *names[] = {"high", "low", NULL};
+    PyObject *high = Py_None, *low = Py_None;
+    Py_ssize_t high_value, low_value;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs,
+                                     "|OO:set_write_buffer_limits", names,
+                                     &high, &low))
+    {
+        return NULL;
+    }
+    low_value = low == Py_None ? -1 : PyLong_AsSsize_t(low);
+    if (low_value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (high == Py_None) {
+        high_value = low == Py_None ? HIGH_WATER : 4 * low_value;
+    }
+    else {
+        high_value = PyLong_AsSsize_t(high);
+        if (high_value == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (low == Py_None) {
+        low_value = high_value / 4;
+    }
+    if (!(high_value >= low_value && low_value >= 0)) {
+        PyErr_Format(PyExc_ValueError,
+                     "high (%zd) must be >= low (%zd) must be >= 0",
+                     high_value, low_value);
+        return NULL;
+    }
+    self->high = (size_t)high_value;
+    self->low = (size_t)low_value;
+    if (self->buffered > self->high && pl_stream_flush(self) < 0) {
+        return NULL;
+    }
+    if (maybe_pause(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+stream_get_write_buffer_limits(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_BuildValue("nn", (Py_ssize_t)self->low,
+                         (Py_ssize_t)self->high);
+}
+
+PyObject *
+stream_get_write_buffer_size(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromSize_t(self->buffered);
+}
+
+/* For loop.sendfile(): a future done when all that was written is sent. */
+PyObject *
+stream_make_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    if (self->empty_waiter != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
+        return NULL;
+    }
+    if (pl_stream_flush(self) < 0) {
+        return NULL;
+    }
+    PyObject *waiter =
+        PyObject_CallMethod((PyObject *)self->loop, "create_future", NULL);
+
+    if (waiter == NULL) {
+        return NULL;
+    }
+    self->empty_waiter = Py_NewRef(waiter);
+    if (self->count == 0 &&
+        end_waiter(self, self->loop->st->str_set_result, Py_None) < 0)
+    {
+        Py_DECREF(waiter);
+        return NULL;
+    }
+    return waiter;
+}
+
+PyObject *
+stream_reset_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    Py_CLEAR(self->empty_waiter);
+    Py_RETURN_NONE;
+}

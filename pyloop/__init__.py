@@ -1,0 +1,67 @@
+"""pyloop: a fast, exact event loop for asyncio.
+
+    pyloop.run(main())                              # as asyncio.run
+    asyncio.Runner(loop_factory=pyloop.new_event_loop)
+    uvicorn app:app --loop pyloop:new_event_loop
+"""
+
+import asyncio as _asyncio
+import sys as _sys
+
+from pyloop._loop import EventLoop
+
+__version__ = "0.1.0"
+__all__ = (
+    "EventLoop",
+    "EventLoopPolicy",
+    "__version__",
+    "install",
+    "new_event_loop",
+    "run",
+)
+
+
+def new_event_loop():
+    """A new event loop; the factory for `loop_factory` and `--loop`."""
+    return EventLoop()
+
+
+if _sys.version_info >= (3, 12):
+
+    def run(main, *, debug=None):
+        """asyncio.run() on a pyloop loop: same arguments, same errors."""
+        return _asyncio.run(main, debug=debug, loop_factory=new_event_loop)
+
+else:
+
+    def run(main, *, debug=None):
+        """asyncio.run() on a pyloop loop: same arguments, same errors."""
+        if _asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "asyncio.run() cannot be called from a running event loop"
+            )
+        with _asyncio.Runner(
+            debug=debug, loop_factory=new_event_loop
+        ) as runner:
+            return runner.run(main)
+
+
+def install():
+    """Make pyloop's policy the process's: every new loop is a pyloop one.
+
+    Policies are deprecated since Python 3.14 and gone in 3.16; there use
+    run() or the loop_factory argument of what starts the loop.
+    """
+    policy = __getattr__("EventLoopPolicy")
+    _asyncio.set_event_loop_policy(policy())
+
+
+def __getattr__(name):
+    # Made on first use: from 3.14 on naming asyncio's policy class warns, and
+    # importing pyloop must not.
+    if name != "EventLoopPolicy":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pyloop._policy import EventLoopPolicy
+
+    globals()[name] = EventLoopPolicy
+    return EventLoopPolicy

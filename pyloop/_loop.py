@@ -1,0 +1,324 @@
+"""pyloop.EventLoop: the C loop over the running version's asyncio loop.
+
+Methods of the C type come first in the method resolution order; what it does
+not define is asyncio.SelectorEventLoop's, word for word.  This module holds
+what runs once per loop, per server or per outgoing connection.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+import threading
+from asyncio import events, sslproto
+
+from pyloop import _core
+
+# The private names of asyncio that pyloop leans on, as (owner, name).  A test
+# checks that the running version has each of them.
+STDLIB_NAMES = (
+    ("asyncio.base_events:BaseEventLoop", "_asyncgen_finalizer_hook"),
+    ("asyncio.base_events:BaseEventLoop", "_asyncgen_firstiter_hook"),
+    ("asyncio.base_events:BaseEventLoop", "_check_callback"),
+    ("asyncio.base_events:BaseEventLoop", "_check_running"),
+    ("asyncio.base_events:BaseEventLoop", "_set_coroutine_origin_tracking"),
+    ("asyncio.base_events:Server", "_attach"),
+    ("asyncio.base_events:Server", "_detach"),
+    ("asyncio.base_events", "_format_handle"),
+    ("asyncio.constants", "_SendfileMode"),
+    ("asyncio.events:Handle", "_repr_info"),
+    ("asyncio.format_helpers", "_format_callback_source"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_add_reader"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_add_writer"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_close_self_pipe"),
+    (
+        "asyncio.selector_events:BaseSelectorEventLoop",
+        "_ensure_fd_no_transport",
+    ),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_make_self_pipe"),
+    (
+        "asyncio.selector_events:BaseSelectorEventLoop",
+        "_make_socket_transport",
+    ),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_make_ssl_transport"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_process_events"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_read_from_self"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_remove_reader"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_remove_writer"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_sendfile_native"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_start_serving"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_stop_serving"),
+    ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
+    ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
+    ("asyncio.unix_events:_UnixSelectorEventLoop", "_process_self_data"),
+)
+
+
+class _NoSelector:
+    """Stands where asyncio keeps its selector; the C core does the work.
+
+    get_map() shows what is watched, for code that looks (asyncio's own
+    transports do in their repr).
+    """
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def get_key(self, fd):
+        mask = self._loop._watched(fd)
+        if not mask:
+            raise KeyError(f"{fd!r} is not registered")
+        return _Key(fd, mask)
+
+    def get_map(self):
+        return {}
+
+    def close(self):
+        self._loop = None
+
+
+class _Key:
+    __slots__ = ("fd", "events")
+
+    def __init__(self, fd, mask):
+        self.fd = fd
+        self.events = mask
+
+
+class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
+    """An asyncio event loop; every method of the running version's loop."""
+
+    def __init__(self):
+        self._ssock = self._csock = None
+        asyncio.SelectorEventLoop.__init__(self, _NoSelector(self))
+
+    # -- running -------------------------------------------------------
+
+    def run_forever(self):
+        """Run until stop() is called."""
+        self._check_closed()
+        self._check_running()
+        hooks = sys.get_asyncgen_hooks()
+        wakeup = self._own_wakeup_fd()
+        try:
+            self._set_coroutine_origin_tracking(self._debug)
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            events._set_running_loop(self)
+            self._run()
+        finally:
+            events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*hooks)
+            self._return_wakeup_fd(wakeup)
+
+    def close(self):
+        """Drop all that is scheduled and release every descriptor."""
+        if self._closed:
+            return
+        asyncio.SelectorEventLoop.close(self)
+        self._close_core()
+
+    # -- signals: the wake-up descriptor is ours while we run ----------
+
+    def _make_self_pipe(self):
+        """asyncio makes its self-pipe here; ours is made when it is needed."""
+
+    def _close_self_pipe(self):
+        ssock, csock = self._ssock, self._csock
+        self._ssock = self._csock = None
+        if ssock is not None:
+            self._remove_reader(ssock.fileno())
+            ssock.close()
+            csock.close()
+
+    def _ensure_self_pipe(self):
+        if self._ssock is None:
+            self._ssock, self._csock = socket.socketpair()
+            self._ssock.setblocking(False)
+            self._csock.setblocking(False)
+            self._add_reader(self._ssock.fileno(), self._read_from_self)
+
+    def _own_wakeup_fd(self):
+        """Signals wake the poll.  What to put back, or None: not ours."""
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        self._ensure_self_pipe()
+        try:
+            fd = self._csock.fileno()
+            before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        except ValueError:
+            return None  # not the main interpreter
+        return before
+
+    def _return_wakeup_fd(self, before):
+        # add_signal_handler() in the run wants it for good, as in asyncio.
+        if before is not None and not self._signal_handlers:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+    def add_signal_handler(self, sig, callback, *args):
+        """Call callback(*args) in the loop when the signal arrives."""
+        if self._csock is None and not self._closed:
+            self._ensure_self_pipe()
+        return super().add_signal_handler(sig, callback, *args)
+
+    def remove_signal_handler(self, sig):
+        """Undo add_signal_handler(); True if there was one."""
+        removed = super().remove_signal_handler(sig)
+        if removed and self.is_running() and not self._signal_handlers:
+            self._own_wakeup_fd()  # asyncio has just given it up
+        return removed
+
+    # -- transports ----------------------------------------------------
+
+    def _make_socket_transport(
+        self, sock, protocol, waiter=None, *, extra=None, server=None
+    ):
+        self._ensure_fd_no_transport(sock)
+        return self._make_stream(sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        extra=None,
+        server=None,
+        **timeouts,
+    ):
+        self._ensure_fd_no_transport(rawsock)
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            **timeouts,
+        )
+        self._make_stream(rawsock, ssl_protocol, None, extra, server)
+        return ssl_protocol._app_transport
+
+    def _start_serving(
+        self,
+        protocol_factory,
+        sock,
+        sslcontext=None,
+        server=None,
+        backlog=100,
+        *args,
+        **kwargs,
+    ):
+        if sslcontext is None:
+            self._listen(
+                sock.fileno(), sock, protocol_factory, server, backlog
+            )
+        else:
+            super()._start_serving(
+                protocol_factory,
+                sock,
+                sslcontext,
+                server,
+                min(backlog, 1024),
+                *args,
+                **kwargs,
+            )
+
+    def _stop_serving(self, sock):
+        if self._stop_listening(sock.fileno()):
+            sock.close()
+        else:
+            super()._stop_serving(sock)
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        await transp._make_empty_waiter()
+        transp._lend_fd()
+        try:
+            return await self.sock_sendfile(
+                transp._sock, file, offset, count, fallback=False
+            )
+        finally:
+            transp._reset_empty_waiter()
+            transp._reclaim_fd()
+            if resume_reading:
+                transp.resume_reading()
+
+    # -- names ---------------------------------------------------------
+
+    async def getaddrinfo(
+        self, host, port, *, family=0, type=0, proto=0, flags=0
+    ):
+        """socket.getaddrinfo(), numeric hosts at once, names on a thread."""
+        numeric = _numeric_host(host, family)
+        if numeric:
+            return socket.getaddrinfo(
+                host, port, family, type, proto, flags
+            )
+        request = None if self._debug else _encode(host, port)
+        if request is None:
+            return await super().getaddrinfo(
+                host,
+                port,
+                family=family,
+                type=type,
+                proto=proto,
+                flags=flags,
+            )
+        future = self.create_future()
+        self._resolve(future, *request, family, type, proto, flags)
+        return [
+            (
+                _as_enum(af, socket.AddressFamily),
+                _as_enum(kind, socket.SocketKind),
+                number,
+                name,
+                address,
+            )
+            for af, kind, number, name, address in await future
+        ]
+
+
+def _as_enum(value, enum):
+    try:
+        return enum(value)
+    except ValueError:
+        return value
+
+
+def _numeric_host(host, family):
+    """Is this an address that needs no look-up?"""
+    if not isinstance(host, str) or "%" in host:
+        return False
+    for af in (socket.AF_INET, socket.AF_INET6):
+        if family in (0, af):
+            try:
+                socket.inet_pton(af, host)
+            except (OSError, ValueError):
+                continue
+            return True
+    return False
+
+
+def _encode(host, port):
+    """(host, port) as bytes or None; None for what asyncio should refuse."""
+    try:
+        if isinstance(host, str):
+            host = host.encode("idna")
+        if isinstance(port, int):
+            port = b"%d" % port
+        elif isinstance(port, str):
+            port = port.encode()
+    except UnicodeError:
+        return None
+    for text in (host, port):
+        if not (text is None or isinstance(text, bytes) and b"\0" not in text):
+            return None
+    return host, port

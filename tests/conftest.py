@@ -1,0 +1,115 @@
+"""Every test runs on asyncio, which is the oracle, and on pyloop.
+
+A coroutine test runs inside the loop. Each test must leave no descriptor
+open and nothing in asyncio's error log.
+"""
+
+import asyncio
+import gc
+import inspect
+import logging
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import support  # noqa: E402
+
+
+@pytest.fixture(params=support.LOOPS)
+def loop_name(request):
+    return request.param
+
+
+@pytest.fixture
+def loop_factory(loop_name):
+    return support.factory(loop_name)
+
+
+@pytest.fixture
+def loop(loop_factory):
+    loop = loop_factory()
+    yield loop
+    assert not loop.is_running()
+    support.finish(loop)
+
+
+@pytest.fixture
+def run(loop_factory):
+    def run(main, **kwargs):
+        return support.run(loop_factory, main, **kwargs)
+
+    return run
+
+
+@pytest.fixture
+def pyloop_only(loop_name):
+    """For promises that asyncio does not make."""
+    if loop_name != "pyloop":
+        pytest.skip("a promise of pyloop's own")
+
+
+@pytest.fixture
+def agree(loop_factory):
+    """Run a scenario on asyncio and on the loop; both must do the same."""
+
+    def agree(scenario):
+        expected = support.outcome(asyncio.SelectorEventLoop, scenario)
+        actual = support.outcome(loop_factory, scenario)
+        assert actual == expected
+        if actual[0] == "returned":
+            return actual[1]
+        return actual[1:]
+
+    return agree
+
+
+class Records(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def errors():
+    """asyncio's error log; a test that expects words in it clears them."""
+    handler = Records()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+    yield handler.records
+    logger.removeHandler(handler)
+    assert not handler.records
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_fds(errors):
+    before = support.open_fds()
+    yield
+    gc.collect()
+    after = support.open_fds()
+    leaked = {fd: after[fd] for fd in after.keys() - before.keys()}
+    assert not leaked
+
+
+def pytest_generate_tests(metafunc):
+    if inspect.iscoroutinefunction(metafunc.function):
+        if "loop_name" in metafunc.fixturenames:
+            return
+        metafunc.fixturenames.append("loop_name")
+        metafunc.parametrize("loop_name", support.LOOPS, indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    kwargs = {name: pyfuncitem.funcargs[name] for name in names}
+    loop_factory = support.factory(pyfuncitem.callspec.params["loop_name"])
+    support.run(loop_factory, pyfuncitem.obj(**kwargs))
+    return True

@@ -1,0 +1,270 @@
+import asyncio
+import contextvars
+import socket
+
+import pytest
+from support import (
+    BufferedRecorder,
+    DatagramRecorder,
+    Recorder,
+    connected,
+    fill,
+    drain,
+    spin,
+    tcp_pair,
+    turns,
+    until,
+    wired,
+)
+
+variable = contextvars.ContextVar("variable", default="unset")
+
+
+def context_with(value):
+    context = contextvars.copy_context()
+    context.run(variable.set, value)
+    return context
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_later", "threadsafe"])
+def test_given_context(loop, method):
+    seen = []
+    schedule = {
+        "call_soon": loop.call_soon,
+        "call_later": lambda *a, **k: loop.call_later(0, *a, **k),
+        "threadsafe": loop.call_soon_threadsafe,
+    }[method]
+
+    def note():
+        seen.append(variable.get())
+        variable.set("changed")
+
+    context = context_with("given")
+    schedule(note, context=context)
+    schedule(note, context=None)
+    spin(loop)
+    spin(loop)
+    assert seen == ["given", "unset"]
+    assert context[variable] == "changed"
+    assert variable.get() == "unset"
+
+
+def test_current_context_is_captured_when_scheduled(loop):
+    seen = []
+
+    def main():
+        variable.set("main")
+        loop.call_soon(lambda: seen.append(variable.get()))
+        loop.call_later(0, lambda: seen.append(variable.get()))
+        loop.call_soon_threadsafe(lambda: seen.append(variable.get()))
+        variable.set("later")
+
+    loop.call_soon(main)
+    for _ in range(3):
+        spin(loop)
+    assert seen == ["main"] * 3
+
+
+def test_callbacks_do_not_share_a_copied_context(loop):
+    seen = []
+
+    def note():
+        seen.append(variable.get())
+        variable.set("changed")
+
+    loop.call_soon(note)
+    loop.call_soon(note)
+    spin(loop)
+    assert seen == ["unset", "unset"]
+
+
+def test_not_a_context(loop, errors):
+    """asyncio notices when the handle runs."""
+    try:
+        loop.call_soon(print, context=5)
+    except TypeError:
+        return
+    spin(loop)
+    assert len(errors) == 1
+    errors.clear()
+
+
+def test_entered_context_fails_alone(loop, errors):
+    """A context that is entered already cannot be entered again; the other
+    callbacks of the turn run, and the failure shows."""
+    context = context_with("entered")
+    seen = []
+
+    def inside():
+        loop.call_soon(seen.append, 1, context=context)
+        loop.call_soon(seen.append, 2)
+        spin(loop)
+
+    failed = False
+    try:
+        context.run(inside)
+    except RuntimeError as exc:
+        assert "cannot enter context" in str(exc)
+        failed = True
+    spin(loop)
+    failed = failed or any("callback" in text for text in errors)
+    errors.clear()
+    assert failed
+    assert seen == [2]
+
+
+async def test_reader_and_writer():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    with near, far:
+        seen = []
+
+        def note(name):
+            seen.append((name, variable.get()))
+            loop.remove_reader(near)
+            loop.remove_writer(near)
+
+        variable.set("registered")
+        loop.add_reader(near, note, "reader")
+        variable.set("later")
+        far.send(b"x")
+        await until(lambda: seen)
+        variable.set("registered")
+        loop.add_writer(near, note, "writer")
+        variable.set("later")
+        await until(lambda: len(seen) > 1)
+    assert seen == [("reader", "registered"), ("writer", "registered")]
+
+
+async def test_tasks_and_futures():
+    loop = asyncio.get_running_loop()
+    seen = []
+    future = loop.create_future()
+    variable.set("outer")
+    future.add_done_callback(lambda _: seen.append(variable.get()))
+
+    async def inner():
+        seen.append(variable.get())
+        variable.set("inner")
+        await asyncio.sleep(0)
+        seen.append(variable.get())
+
+    await asyncio.create_task(inner())
+    future.set_result(None)
+    variable.set("changed")
+    await turns()
+    assert seen == ["outer", "inner", "outer"]
+
+
+def contextual(base):
+    class Contextual(base):
+        def note(self, name):
+            self.seen.append((name, variable.get()))
+            super().note(name)
+
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+    return Contextual
+
+
+@pytest.mark.parametrize("base", [Recorder, BufferedRecorder])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_protocol_callbacks_run_in_the_context_of_creation(base, kind):
+    pair = tcp_pair() if kind == "tcp" else socket.socketpair()
+    variable.set("creation")
+    async with wired(contextual(base), pair) as (protocol, peer):
+        variable.set("later")
+        transport = protocol.transport
+        transport.set_write_buffer_limits(0)
+        peer.send(b"x")
+        await protocol.receive(1)
+        fill_until_paused(protocol)
+        while "resume" not in protocol.calls:
+            drain(peer)
+            await turns(1)
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.lost
+    names = {name for name, _ in protocol.seen}
+    assert names == {"made", "data", "pause", "resume", "eof", "lost"}
+    # asyncio calls these in the context of whoever wrote.
+    flow = {"pause", "resume"}
+    values = {value for name, value in protocol.seen if name not in flow}
+    assert values == {"creation"}
+
+
+def fill_until_paused(protocol):
+    while "pause" not in protocol.calls:
+        protocol.transport.write(bytes(1 << 20))
+
+
+async def test_accepted_protocols():
+    """Those run in the context of create_server()."""
+    variable.set("server")
+    async with connected("tcp", Recorder, contextual(Recorder)) as pair:
+        near, far = pair
+        variable.set("later")
+        near.transport.write(b"x")
+        await far.receive(1)
+        near.transport.close()
+        await far.lost
+    assert {value for _, value in far.seen} == {"server"}
+
+
+async def test_tls_protocols():
+    variable.set("creation")
+    make = contextual(Recorder)
+    async with connected("tls", make, make) as (near, far):
+        variable.set("later")
+        near.transport.write(b"x")
+        await far.receive(1)
+        near.transport.close()
+        await far.lost
+        await near.lost
+    assert {value for _, value in near.seen + far.seen} == {"creation"}
+
+
+async def test_datagram_protocols():
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    class Contextual(DatagramRecorder):
+        def datagram_received(self, data, addr):
+            seen.append(variable.get())
+            super().datagram_received(data, addr)
+
+        def connection_lost(self, exc):
+            seen.append(variable.get())
+            super().connection_lost(exc)
+
+    variable.set("creation")
+    transport, protocol = await loop.create_datagram_endpoint(
+        Contextual, local_addr=("127.0.0.1", 0)
+    )
+    variable.set("later")
+    transport.sendto(b"x", transport.get_extra_info("sockname"))
+    await protocol.until(lambda: protocol.received)
+    context = context_with("closer")
+    context.run(transport.abort)
+    await protocol.lost
+    assert seen[0] == "creation"
+
+
+def test_signal_handler(loop):
+    import os
+    import signal
+
+    seen = []
+
+    def handler():
+        seen.append(variable.get())
+        loop.stop()
+
+    context_with("added").run(
+        loop.add_signal_handler, signal.SIGUSR1, handler
+    )
+    loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+    loop.run_forever()
+    loop.remove_signal_handler(signal.SIGUSR1)
+    assert seen == ["added"]
