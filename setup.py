@@ -21,9 +21,10 @@ from setuptools.command.build_ext import build_ext
 
 LIBUV = "libuv >= 1.44"
 CFLAGS = """
-    -std=c11 -D_GNU_SOURCE= -O3 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla
-    -Wno-unused-parameter -Wno-missing-field-initializers
-    -Wno-cast-function-type -fno-strict-aliasing -fvisibility=hidden
+    -std=c11 -D_GNU_SOURCE= -O3 -Wall -Wextra -Wshadow
+    -Wstrict-prototypes -Wvla -Wno-unused-parameter
+    -Wno-missing-field-initializers -Wno-cast-function-type
+    -fno-strict-aliasing -fvisibility=hidden
 """.split()
 
 

@@ -85,7 +85,6 @@ def svg(table: list[Line], names: list[str], base: str, caption: str) -> str:
         )
         for name, ratio, median in bars:
             left, right = sorted((x(1), x(ratio)))
-            ours = name == OURS
             out.append(
                 f"<rect x='{left:.1f}' y='{y:.1f}' "
                 f"width='{max(right - left, 1.5):.1f}' height='{BAR - 1}' "
@@ -96,12 +95,14 @@ def svg(table: list[Line], names: list[str], base: str, caption: str) -> str:
             end, anchor = (
                 (right + 3, "start") if ratio >= 1 else (left - 3, "end")
             )
+            style = (
+                f"fill='{COLOURS[OURS]}' font-weight='700'"
+                if name == OURS
+                else "fill='#57606a'"
+            )
             out.append(
                 f"<text x='{end:.1f}' y='{y + BAR - 1.5:.1f}' font-size='8' "
-                f"text-anchor='{anchor}' fill='"
-                f"{COLOURS[OURS] if ours else '#57606a'}'"
-                f"{' font-weight=' + chr(39) + '700' + chr(39) if ours else ''}"
-                f">{ratio:.2f}</text>"
+                f"text-anchor='{anchor}' {style}>{ratio:.2f}</text>"
             )
             y += BAR
         y += GAP

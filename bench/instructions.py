@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import loops
 from .report import grid
-from .runner import ROOT, last_line, probe
 from .rows.scheduling import nothing
+from .runner import ROOT, last_line, probe
 
 
 async def call_soon(loop, n: int) -> None:
@@ -219,9 +219,8 @@ def main() -> int:
     left = len(jobs)
     counts = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for job, count in zip(
-            jobs, pool.map(lambda j: per_operation(*j), jobs)
-        ):
+        running = pool.map(lambda job: per_operation(*job), jobs)
+        for job, count in zip(jobs, running, strict=True):
             counts[job] = count
             left -= 1
             print(

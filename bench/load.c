@@ -5,7 +5,6 @@
  *   load echo HOST PORT CONNECTIONS SIZE WARM SECONDS
  *   load http HOST PORT CONNECTIONS WARM SECONDS
  *   load udp HOST PORT WINDOW SIZE WARM SECONDS
- *   load flood|drain HOST PORT WARM SECONDS      bytes a second
  *   load accept HOST         prints a port, accepts and closes until killed
  *
  * load.py does the same where there is no C compiler or no epoll.
@@ -337,30 +336,6 @@ run_udp(int window, size_t size, char *out, char *in)
 }
 
 static void
-run_bulk(int sending)
-{
-    static char buffer[1 << 20];
-    int fd = open_socket(SOCK_STREAM);
-    uint64_t bytes = 0, first = 0, last;
-    while ((last = now()) < end_at) {
-        if (!first && last >= begin_at) {
-            first = last;
-            bytes = 0;
-        }
-        ssize_t n = sending ? send(fd, buffer, sizeof(buffer), MSG_NOSIGNAL)
-                            : recv(fd, buffer, sizeof(buffer), 0);
-        if (n <= 0) {
-            n ? fail("bulk") : die("closed by the server");
-        }
-        bytes += (uint64_t)n;
-    }
-    if (!first) {
-        die("no byte within the measured time");
-    }
-    printf("{\"rate\": %.0f}\n", (double)bytes * 1e9 / (double)(last - first));
-}
-
-static void
 run_accept(void)
 {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -407,16 +382,15 @@ main(int argc, char **argv)
     }
     address.sin_port = htons((uint16_t)atoi(argv[3]));
     set_window(argv[argc - 2], argv[argc - 1]);
-    if (!strcmp(mode, "http")) {
+    if (argc == 7 && !strcmp(mode, "http")) {
         char request[256];
         int size = snprintf(request, sizeof(request),
                             "GET / HTTP/1.1\r\nHost: %s:%s\r\n"
                             "User-Agent: load\r\nAccept: */*\r\n\r\n",
                             argv[2], argv[3]);
         run_many(atoi(argv[4]), 1, request, (size_t)size, NULL);
-        report();
     }
-    else if (!strcmp(mode, "echo") || !strcmp(mode, "udp")) {
+    else if (argc == 8 && (*mode == 'e' || *mode == 'u')) {
         int many = atoi(argv[4]);
         size_t size = (size_t)atol(argv[5]);
         char *out = malloc(size), *in = malloc(size);
@@ -432,10 +406,10 @@ main(int argc, char **argv)
         else {
             run_many(many, 0, out, size, in);
         }
-        report();
     }
     else {
-        run_bulk(*mode == 'f');
+        die("see the head of load.c");
     }
+    report();
     return 0;
 }

@@ -138,17 +138,6 @@ def udp(window, address, under_way, size) -> None:
             sock.send(bytes([i]) * size)
 
 
-def bulk(window, address, sending: bool) -> None:
-    sock, buffer = dial(address), bytearray(1 << 20)
-    total, first, now = 0, 0.0, time.perf_counter()
-    while now < window.end:
-        if not first and now >= window.begin:
-            first, total = now, 0
-        total += sock.send(buffer) if sending else sock.recv_into(buffer)
-        now = time.perf_counter()
-    print(json.dumps({"rate": total / (now - first)}))
-
-
 def accept(host: str) -> None:
     with socket.create_server((host, 0), backlog=1024) as listener:
         print(listener.getsockname()[1], flush=True)
@@ -167,8 +156,6 @@ def main() -> None:
         return accept(host)
     address = (host, int(rest[0]))
     window = Window(*rest[-2:])
-    if mode in ("flood", "drain"):
-        return bulk(window, address, mode == "flood")
     if mode == "udp":
         udp(window, address, int(rest[1]), int(rest[2]))
     elif mode == "echo":

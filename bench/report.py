@@ -58,12 +58,11 @@ def lines(rows: list[Row], results: Results) -> list[Line]:
 
 def number(value: float) -> str:
     """Three digits: 1.40 M, 56.1 k, 5.12."""
-    for factor, suffix in ((1e6, " M"), (1e3, " k")):
+    suffix = ""
+    for factor, letter in ((1e6, " M"), (1e3, " k")):
         if value >= factor * 0.9995:
-            value /= factor
+            value, suffix = value / factor, letter
             break
-    else:
-        suffix = ""
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{digits}f}{suffix}"
 
@@ -145,12 +144,11 @@ def latencies(table: list[Line], names: list[str]) -> list[list[str]]:
             if series is None or series.error or not series.extras:
                 row.append("–")
                 continue
-            row.append(
-                " / ".join(
-                    f"{statistics.median(extra[key] for extra in series.extras):,.0f}"
-                    for key in ("p50", "p99", "p999")
-                )
+            medians = (
+                statistics.median(extra[key] for extra in series.extras)
+                for key in ("p50", "p99", "p999")
             )
+            row.append(" / ".join(f"{median:,.0f}" for median in medians))
         out.append(row)
     return out
 
@@ -166,7 +164,7 @@ def grid(head: list[str], body: list[list[str]], left: int = 1) -> str:
     def join(row: list[str]) -> str:
         return "  ".join(
             text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths))
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
 
     return "\n".join(
@@ -193,10 +191,9 @@ def summary(table: list[Line]) -> list[str]:
     ]
     if not said:
         return []
-    met = [line.ratio(line.best_peer) for line in table if line.row.goal]
-    goals = [line.row.goal for line in table if line.row.goal]
+    goals = [line for line in table if line.row.goal]
     reached = sum(
-        ratio is not None and ratio >= goal for ratio, goal in zip(met, goals)
+        (line.ratio(line.best_peer) or 0) >= line.row.goal for line in goals
     )
     return [
         "geometric mean of pyloop over the goal rows: " + ", ".join(said),

@@ -111,7 +111,8 @@ def probe(names: list[str]) -> dict[str, dict]:
     with ThreadPoolExecutor(4) as pool:
         answers = pool.map(lambda name: ask({"probe": [name]}), names)
     return {
-        name: answer.get(name, answer) for name, answer in zip(names, answers)
+        name: answer.get(name, answer)
+        for name, answer in zip(names, answers, strict=True)
     }
 
 

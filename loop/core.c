@@ -3,6 +3,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,15 +47,12 @@ pl_core_acquire(pl_core *core)
     atomic_fetch_add_explicit(&core->refs, 1, memory_order_relaxed);
 }
 
-/* The wake-up descriptor lives as long as the last reference: a producer
-   that won its push against the close may still write to it. */
 void
 pl_core_release(pl_core *core)
 {
     if (atomic_fetch_sub_explicit(&core->refs, 1, memory_order_acq_rel) > 1) {
         return;
     }
-    pl_wakeup_fini(&core->wakeup);
     free(core->slots);
     free(core);
 }
@@ -85,7 +83,27 @@ pl_core_close(pl_core *core)
         core->uv_open = 0;
     }
     pl_poller_fini(&core->poller);
-    return pl_inbox_close(&core->inbox);
+
+    pl_link *left = pl_inbox_close(&core->inbox);
+
+    /* A producer that came before the close may be writing the wake-up. */
+    while (pl_inbox_waking(&core->inbox)) {
+        sched_yield();
+    }
+    pl_wakeup_fini(&core->wakeup);
+    return left;
+}
+
+int
+pl_core_wake(pl_core *core)
+{
+    if (!pl_inbox_must_wake(&core->inbox)) {
+        return 0;
+    }
+    int status = pl_wakeup_send(&core->wakeup);
+
+    pl_inbox_woken(&core->inbox, status == 0);
+    return status;
 }
 
 int
@@ -101,9 +119,8 @@ pl_core_post(pl_core *core, pl_link *link)
     }
     int status = pl_wakeup_send(&core->wakeup);
 
+    pl_inbox_woken(&core->inbox, status == 0);
     if (status < 0) {
-        /* Let the next producer try again: nobody has woken the loop. */
-        atomic_store_explicit(&core->inbox.asleep, 1, memory_order_seq_cst);
         errno = -status;
         return 1;
     }
@@ -209,8 +226,6 @@ pl_core_wait(pl_core *core, int64_t timeout_ns)
     }
     int n = pl_poller_wait(&core->poller, timeout_ns);
 
-    if (timeout_ns != 0) {
-        pl_inbox_wake(&core->inbox);
-    }
+    pl_inbox_wake(&core->inbox);
     return n;
 }

@@ -68,6 +68,10 @@ pl_link *pl_core_close(pl_core *core);
    not be sent (errno tells why). */
 int pl_core_post(pl_core *core, pl_link *link);
 
+/* Any thread, async-signal-safe: wakes a sleeping loop without giving it
+   work.  0 or a negative errno. */
+int pl_core_wake(pl_core *core);
+
 /* Loop thread.  The slot of a descriptor, or NULL when it never had one. */
 static inline pl_slot *
 pl_core_slot(pl_core *core, int fd)

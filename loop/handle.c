@@ -676,7 +676,7 @@ static PyType_Spec handle_spec = {
     "pyloop._core.Handle", sizeof(PlHandle), 0, HANDLE_FLAGS, handle_slots,
 };
 static PyType_Spec debug_handle_spec = {
-    "pyloop._core.DebugHandle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
+    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
     handle_slots,
 };
 static PyType_Spec timer_spec = {

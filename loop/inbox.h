@@ -6,12 +6,13 @@
    ABA problem.  A closed inbox holds the PL_INBOX_CLOSED mark for ever and
    refuses every push.
 
-   Sleeping.  The consumer stores asleep = 1, then looks at the head once
-   more, then blocks; a producer pushes, then looks at asleep.  All four are
-   seq_cst, so at least one side sees the other: either the consumer finds
-   the item, or the producer finds it asleep and has to wake it.  Of many
-   producers only the one whose exchange takes the mark down does (one
-   wake-up a burst). */
+   Sleeping.  The consumer stores PL_ASLEEP, then looks at the head once
+   more, then blocks; a producer pushes, then looks at the state.  All four
+   are seq_cst, so at least one side sees the other: either the consumer
+   finds the item, or the producer finds it asleep and has to wake it.  Of
+   many producers only the one that changes PL_ASLEEP to PL_WAKING does (one
+   wake-up a burst); it goes on to PL_AWAKE when the wake-up is sent, so that
+   whoever closes can wait for a wake-up under way. */
 
 #ifndef PL_INBOX_H
 #define PL_INBOX_H
@@ -23,10 +24,16 @@ typedef struct pl_link {
     struct pl_link *next;
 } pl_link;
 
+enum pl_inbox_state {
+    PL_AWAKE,
+    PL_ASLEEP,    /* the consumer blocks or is about to */
+    PL_WAKING,    /* a producer is sending the wake-up */
+};
+
 typedef struct {
     /* any thread, atomic */
     _Atomic(pl_link *) head;    /* newest first; or PL_INBOX_CLOSED */
-    atomic_int asleep;          /* 1: the consumer blocks or is about to */
+    atomic_int state;
 } pl_inbox;
 
 #define PL_INBOX_CLOSED ((pl_link *)(void *)1)
@@ -34,14 +41,38 @@ typedef struct {
 enum pl_inbox_push {
     PL_PUSH_CLOSED = -1,    /* refused: the link is the caller's still */
     PL_PUSH_DONE = 0,       /* in; the consumer will see it */
-    PL_PUSH_WAKE = 1,       /* in; the caller has to wake the consumer */
+    PL_PUSH_WAKE = 1,       /* in; the caller has to wake the consumer and
+                               then call pl_inbox_woken */
 };
 
 static inline void
 pl_inbox_init(pl_inbox *inbox)
 {
     atomic_init(&inbox->head, NULL);
-    atomic_init(&inbox->asleep, 0);
+    atomic_init(&inbox->state, PL_AWAKE);
+}
+
+/* Any thread, async-signal-safe: 1 when the consumer sleeps and this caller
+   has to wake it. */
+static inline int
+pl_inbox_must_wake(pl_inbox *inbox)
+{
+    int asleep = PL_ASLEEP;
+
+    /* partner: pl_inbox_sleep */
+    return atomic_load_explicit(&inbox->state, memory_order_seq_cst) ==
+               PL_ASLEEP &&
+           atomic_compare_exchange_strong_explicit(
+               &inbox->state, &asleep, PL_WAKING, memory_order_seq_cst,
+               memory_order_relaxed);
+}
+
+/* The wake-up was sent, or could not be: then the next producer tries. */
+static inline void
+pl_inbox_woken(pl_inbox *inbox, int sent)
+{
+    atomic_store_explicit(&inbox->state, sent ? PL_AWAKE : PL_ASLEEP,
+                          memory_order_release);
 }
 
 /* Any thread, async-signal-safe.  Pushes the chain first … last, linked
@@ -59,12 +90,7 @@ pl_inbox_push_chain(pl_inbox *inbox, pl_link *newest, pl_link *oldest)
     } while (!atomic_compare_exchange_weak_explicit(
         &inbox->head, &head, newest, memory_order_seq_cst,
         memory_order_relaxed));
-    /* partner: pl_inbox_sleep */
-    if (atomic_load_explicit(&inbox->asleep, memory_order_seq_cst) &&
-        atomic_exchange_explicit(&inbox->asleep, 0, memory_order_seq_cst)) {
-        return PL_PUSH_WAKE;
-    }
-    return PL_PUSH_DONE;
+    return pl_inbox_must_wake(inbox) ? PL_PUSH_WAKE : PL_PUSH_DONE;
 }
 
 static inline enum pl_inbox_push
@@ -124,23 +150,40 @@ pl_inbox_close(pl_inbox *inbox)
     return head == PL_INBOX_CLOSED ? NULL : pl_inbox_reverse(head);
 }
 
-/* Consumer: 1 when it may block now, 0 when something has arrived. */
+/* Consumer: 1 when it may block now, 0 when something has arrived (or a
+   producer is just ending its last wake-up: try again). */
 static inline int
 pl_inbox_sleep(pl_inbox *inbox)
 {
-    atomic_store_explicit(&inbox->asleep, 1, memory_order_seq_cst);
-    /* partner: pl_inbox_push_chain */
-    if (atomic_load_explicit(&inbox->head, memory_order_seq_cst) != NULL) {
-        atomic_store_explicit(&inbox->asleep, 0, memory_order_relaxed);
+    int awake = PL_AWAKE;
+
+    if (!atomic_compare_exchange_strong_explicit(
+            &inbox->state, &awake, PL_ASLEEP, memory_order_seq_cst,
+            memory_order_relaxed))
+    {
         return 0;
     }
-    return 1;
+    /* partner: pl_inbox_push_chain */
+    return atomic_load_explicit(&inbox->head, memory_order_seq_cst) == NULL;
 }
 
+/* Consumer: awake again, whatever pl_inbox_sleep said. */
 static inline void
 pl_inbox_wake(pl_inbox *inbox)
 {
-    atomic_store_explicit(&inbox->asleep, 0, memory_order_relaxed);
+    int asleep = PL_ASLEEP;
+
+    (void)atomic_compare_exchange_strong_explicit(
+        &inbox->state, &asleep, PL_AWAKE, memory_order_relaxed,
+        memory_order_relaxed);
+}
+
+/* Consumer, after pl_inbox_close: is a wake-up still under way? */
+static inline int
+pl_inbox_waking(pl_inbox *inbox)
+{
+    return atomic_load_explicit(&inbox->state, memory_order_acquire) ==
+           PL_WAKING;
 }
 
 #endif

@@ -266,14 +266,9 @@ loop_get_debug(PlLoop *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 loop_write_to_self(PlLoop *self, PyObject *Py_UNUSED(unused))
 {
-    if (!self->closed) {
-        int err = pl_wakeup_send(&self->core->wakeup);
+    int err = self->core == NULL ? 0 : pl_core_wake(self->core);
 
-        if (err < 0) {
-            return pl_raise_errno(err);
-        }
-    }
-    Py_RETURN_NONE;
+    return err < 0 ? pl_raise_errno(err) : Py_NewRef(Py_None);
 }
 
 static PyObject *

@@ -92,41 +92,98 @@ check_callback(PlLoop *self, PyObject *callback, const char *method)
     return 0;
 }
 
-/* `context` is the only keyword; _asyncio passes its interned name. */
+/* The arguments of one call: `context` is the keyword that matters (and
+   _asyncio passes its interned name); the leading parameters may be named
+   too, as in asyncio, which is rare and copies them into `named`. */
+typedef struct {
+    PyObject *const *args;
+    Py_ssize_t nargs;
+    PyObject *context;      /* borrowed, or NULL */
+    PyObject *named[2];
+} call_args;
+
 static int
-parse_context(PlLoop *self, const char *method, PyObject *const *args,
-              Py_ssize_t nargs, PyObject *kwnames, PyObject **context)
+parse_named(PlLoop *self, const char *method, const char *const *params,
+            int nparams, PyObject *kwnames, call_args *call)
 {
-    *context = NULL;
-    if (kwnames == NULL) {
-        return 0;
-    }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        PyObject *value = call->args[call->nargs + i];
+        int index = 0;
 
-        if (name != self->st->str_context &&
-            PyUnicode_Compare(name, self->st->str_context) != 0)
+        if (name == self->st->str_context ||
+            PyUnicode_CompareWithASCIIString(name, "context") == 0)
         {
-            if (!PyErr_Occurred()) {
-                PyErr_Format(PyExc_TypeError,
-                             "%s() got an unexpected keyword argument '%U'",
-                             method, name);
-            }
+            call->context = value;
+            continue;
+        }
+        while (index < nparams &&
+               PyUnicode_CompareWithASCIIString(name, params[index]) != 0)
+        {
+            index++;
+        }
+        if (index == nparams) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument '%U'",
+                         method, name);
             return -1;
         }
-        *context = args[nargs + i];
+        if (index < call->nargs) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got multiple values for argument '%U'", method,
+                         name);
+            return -1;
+        }
+        call->named[index] = value;
+    }
+    if (call->nargs < nparams) {
+        for (int i = 0; i < call->nargs; i++) {
+            call->named[i] = call->args[i];
+        }
+        for (int i = 0; i < nparams; i++) {
+            if (call->named[i] == NULL) {
+                PyErr_Format(PyExc_TypeError,
+                             "%s() missing 1 required positional argument: "
+                             "'%s'",
+                             method, params[i]);
+                return -1;
+            }
+        }
+        call->args = call->named;
+        call->nargs = nparams;
     }
     return 0;
 }
 
-static int
-missing_argument(const char *method, const char *name)
+static inline int
+parse_call(PlLoop *self, const char *method, const char *const *params,
+           int nparams, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames, call_args *call)
 {
-    PyErr_Format(PyExc_TypeError,
-                 "%s() missing 1 required positional argument: '%s'", method,
-                 name);
-    return -1;
+    *call = (call_args){.args = args, .nargs = nargs};
+    if (nargs >= nparams) {
+        if (kwnames == NULL) {
+            return 0;
+        }
+        if (PyTuple_GET_SIZE(kwnames) == 1 &&
+            PyTuple_GET_ITEM(kwnames, 0) == self->st->str_context)
+        {
+            call->context = args[nargs];
+            return 0;
+        }
+    }
+    else if (kwnames == NULL) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() missing 1 required positional argument: '%s'",
+                     method, params[nargs]);
+        return -1;
+    }
+    return parse_named(self, method, params, nparams, kwnames, call);
 }
+
+static const char *const callback_param[] = {"callback"};
+static const char *const delay_params[] = {"delay", "callback"};
+static const char *const when_params[] = {"when", "callback"};
 
 /* -- the ready ring ---------------------------------------------------- */
 
@@ -193,21 +250,18 @@ PyObject *
 loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
-    PyObject *context;
+    call_args call;
     PyTypeObject *type = self->st->HandleType;
 
-    if (nargs < 1) {
-        missing_argument("call_soon", "callback");
-        return NULL;
-    }
-    if (parse_context(self, "call_soon", args, nargs, kwnames, &context) < 0 ||
+    if (parse_call(self, "call_soon", callback_param, 1, args, nargs, kwnames,
+                   &call) < 0 ||
         pl_loop_check_closed(self) < 0)
     {
         return NULL;
     }
     if (self->debug) {
         if (pl_loop_check_thread(self) < 0 ||
-            check_callback(self, args[0], "call_soon") < 0)
+            check_callback(self, call.args[0], "call_soon") < 0)
         {
             return NULL;
         }
@@ -217,8 +271,8 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     /* Not the loop's thread: no lock guards the ring, so take the inbox. */
     if (running_thread(self) != PyThread_get_thread_ident()) {
         PlHandle *posted =
-            pl_handle_new(self, self->st->ThreadSafeHandleType, args[0],
-                          args + 1, nargs - 1, context);
+            pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
+                          call.args + 1, call.nargs - 1, call.context);
 
         return posted == NULL ? NULL : post_handle(self, posted);
     }
@@ -226,8 +280,8 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     if (pl_inbox_pending(&self->core->inbox)) {
         pl_loop_drain_inbox(self);
     }
-    PlHandle *handle =
-        pl_handle_new(self, type, args[0], args + 1, nargs - 1, context);
+    PlHandle *handle = pl_handle_new(self, type, call.args[0], call.args + 1,
+                                     call.nargs - 1, call.context);
 
     if (handle == NULL || pl_loop_push(self, Py_NewRef(handle)) < 0) {
         Py_XDECREF(handle);
@@ -240,22 +294,18 @@ PyObject *
 loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *context;
+    call_args call;
 
-    if (nargs < 1) {
-        missing_argument("call_soon_threadsafe", "callback");
-        return NULL;
-    }
-    if (parse_context(self, "call_soon_threadsafe", args, nargs, kwnames,
-                      &context) < 0 ||
+    if (parse_call(self, "call_soon_threadsafe", callback_param, 1, args,
+                   nargs, kwnames, &call) < 0 ||
         pl_loop_check_closed(self) < 0 ||
-        check_callback(self, args[0], "call_soon_threadsafe") < 0)
+        check_callback(self, call.args[0], "call_soon_threadsafe") < 0)
     {
         return NULL;
     }
     PlHandle *handle =
-        pl_handle_new(self, self->st->ThreadSafeHandleType, args[0], args + 1,
-                      nargs - 1, context);
+        pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
+                      call.args + 1, call.nargs - 1, call.context);
 
     if (handle == NULL) {
         return NULL;
@@ -301,20 +351,20 @@ loop_add_callback(PlLoop *self, PyObject *handle)
 /* -- timers ------------------------------------------------------------ */
 
 static PyObject *
-schedule(PlLoop *self, double when, PyObject *const *args, Py_ssize_t nargs,
-         PyObject *context)
+schedule(PlLoop *self, double when, const call_args *call)
 {
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
     }
     if ((self->debug || PL_FREE_THREADED) &&
         (pl_loop_check_thread(self) < 0 ||
-         check_callback(self, args[0], "call_at") < 0))
+         check_callback(self, call->args[1], "call_at") < 0))
     {
         return NULL;
     }
-    PlHandle *handle = pl_handle_new(self, self->st->TimerHandleType, args[0],
-                                     args + 1, nargs - 1, context);
+    PlHandle *handle =
+        pl_handle_new(self, self->st->TimerHandleType, call->args[1],
+                      call->args + 2, call->nargs - 2, call->context);
 
     if (handle == NULL) {
         return NULL;
@@ -337,42 +387,37 @@ PyObject *
 loop_call_at(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
-    PyObject *context;
+    call_args call;
 
-    if (nargs < 2) {
-        missing_argument("call_at", nargs < 1 ? "when" : "callback");
+    if (parse_call(self, "call_at", when_params, 2, args, nargs, kwnames,
+                   &call) < 0)
+    {
         return NULL;
     }
-    if (parse_context(self, "call_at", args, nargs, kwnames, &context) < 0) {
-        return NULL;
-    }
-    if (args[0] == Py_None) {
+    if (call.args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "when cannot be None");
         return NULL;
     }
-    double when = PyFloat_AsDouble(args[0]);
+    double when = PyFloat_AsDouble(call.args[0]);
 
     if (when == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    return schedule(self, when, args + 1, nargs - 1, context);
+    return schedule(self, when, &call);
 }
 
 PyObject *
 loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
-    PyObject *context;
+    call_args call;
 
-    if (nargs < 2) {
-        missing_argument("call_later", nargs < 1 ? "delay" : "callback");
-        return NULL;
-    }
-    if (parse_context(self, "call_later", args, nargs, kwnames, &context) < 0)
+    if (parse_call(self, "call_later", delay_params, 2, args, nargs, kwnames,
+                   &call) < 0)
     {
         return NULL;
     }
-    if (args[0] == Py_None) {
+    if (call.args[0] == Py_None) {
         PyErr_SetString(PyExc_TypeError, "delay must not be None");
         return NULL;
     }
@@ -383,13 +428,13 @@ loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     }
     double when;
 
-    if (PyFloat_CheckExact(args[0])) {
-        when = now + PyFloat_AS_DOUBLE(args[0]);
+    if (PyFloat_CheckExact(call.args[0])) {
+        when = now + PyFloat_AS_DOUBLE(call.args[0]);
     }
     else {
         /* self.time() + delay, with its errors. */
         PyObject *start = PyFloat_FromDouble(now);
-        PyObject *sum = start == NULL ? NULL : PyNumber_Add(start, args[0]);
+        PyObject *sum = start == NULL ? NULL : PyNumber_Add(start, call.args[0]);
 
         Py_XDECREF(start);
         if (sum == NULL) {
@@ -401,7 +446,7 @@ loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
             return NULL;
         }
     }
-    return schedule(self, when, args + 1, nargs - 1, context);
+    return schedule(self, when, &call);
 }
 
 static int

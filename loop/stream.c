@@ -75,6 +75,22 @@ pl_stream_on_events(PlStream *self, uint32_t events)
     return 0;
 }
 
+/* The handle asyncio would have had.  In a copy of the context: this one is
+   entered, and the exception handler is run in the handle's. */
+static PlHandle *
+report_handle(PlStream *self, PyObject *method, PyObject *arg)
+{
+    PyObject *context = PyContext_Copy(self->context);
+    PlHandle *handle =
+        context == NULL
+            ? NULL
+            : pl_handle_new(self->loop, self->loop->st->HandleType, method,
+                            &arg, 1, context);
+
+    Py_XDECREF(context);
+    return handle;
+}
+
 /* connection_made() raised: as asyncio, whose handle it would have been. */
 static int
 report_connection_made(PlStream *self)
@@ -90,8 +106,7 @@ report_connection_made(PlStream *self)
         PyErr_Clear();
         method = Py_NewRef(Py_None);
     }
-    handle = pl_handle_new(self->loop, self->loop->st->HandleType, method,
-                           &arg, 1, self->context);
+    handle = report_handle(self, method, arg);
     PyObject *args = PyTuple_Pack(1, arg);
 
     if (handle == NULL || args == NULL) {
@@ -141,19 +156,27 @@ wake_waiter(PlStream *self)
 static int
 stream_start(PlStream *self)
 {
-    self->flags |= PL_S_STARTED;
-    PyObject *result = PyObject_CallMethodOneArg(
-        self->protocol, self->loop->st->str_connection_made,
-        (PyObject *)self);
+    if (!(self->flags & PL_S_MADE)) {
+        self->flags |= PL_S_MADE;
+        PyObject *result = PyObject_CallMethodOneArg(
+            self->protocol, self->loop->st->str_connection_made,
+            (PyObject *)self);
 
-    if (result == NULL) {
-        if (pl_leaves_loop() || report_connection_made(self) < 0) {
+        if (result == NULL &&
+            (pl_leaves_loop() || report_connection_made(self) < 0))
+        {
+            /* The rest of the start is the next run's. */
+            PyObject *exc = PyErr_GetRaisedException();
+
+            if (pl_stream_on_events(self, 0) < 0) {
+                PyErr_WriteUnraisable((PyObject *)self);
+            }
+            PyErr_SetRaisedException(exc);
             return -1;
         }
+        Py_XDECREF(result);
     }
-    else {
-        Py_DECREF(result);
-    }
+    self->flags |= PL_S_STARTED;
     if (!(self->flags & (PL_S_CLOSING | PL_S_PAUSED)) &&
         pl_stream_watch(self, PL_S_READING, 0) < 0)
     {
@@ -382,8 +405,7 @@ report_lost(PlStream *self, PyObject *exc)
     PlHandle *handle =
         method == NULL
             ? NULL
-            : pl_handle_new(self->loop, self->loop->st->HandleType, method,
-                            &arg, 1, self->context);
+            : report_handle(self, method, arg);
     int status = -1;
 
     if (handle != NULL && args != NULL) {
@@ -889,10 +911,15 @@ stream_reclaim_fd(PlStream *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyObject *
-stream_set_protocol(PlStream *self, PyObject *protocol)
+stream_set_protocol(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames)
 {
-    int buffered = PyObject_IsInstance(protocol,
-                                       self->loop->st->buffered_protocol);
+    PyObject *protocol =
+        pl_only_argument("set_protocol", "protocol", args, nargs, kwnames);
+    int buffered = protocol == NULL
+                       ? -1
+                       : PyObject_IsInstance(
+                             protocol, self->loop->st->buffered_protocol);
 
     if (buffered < 0) {
         return NULL;
@@ -1082,13 +1109,15 @@ stream_dealloc(PlStream *self)
 /* -- type -------------------------------------------------------------- */
 
 #define NOARGS(name) (PyCFunction)name, METH_NOARGS
+#define FAST_KEYWORDS(name)                                                   \
+    (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS
 #define KEYWORDS(name)                                                        \
     (PyCFunction)(void (*)(void))name, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef stream_methods[] = {
-    {"write", (PyCFunction)stream_write, METH_O,
+    {"write", FAST_KEYWORDS(stream_write),
      "Queue bytes; they leave at the end of the turn."},
-    {"writelines", (PyCFunction)stream_writelines, METH_O,
+    {"writelines", FAST_KEYWORDS(stream_writelines),
      "Queue each of an iterable of bytes."},
     {"write_eof", NOARGS(stream_write_eof),
      "Close the write side when all that was written is sent."},
@@ -1105,7 +1134,7 @@ static PyMethodDef stream_methods[] = {
      "No data_received() until resume_reading()."},
     {"resume_reading", NOARGS(stream_resume_reading),
      "Undo pause_reading()."},
-    {"set_protocol", (PyCFunction)stream_set_protocol, METH_O,
+    {"set_protocol", FAST_KEYWORDS(stream_set_protocol),
      "Hand all further events to another protocol."},
     {"get_protocol", NOARGS(stream_get_protocol), "The current protocol."},
     {"get_extra_info", KEYWORDS(stream_get_extra_info),

@@ -26,7 +26,8 @@ enum pl_stream_flag {
     PL_S_PROTOCOL_PAUSED = 64,   /* pause_writing() was called */
     PL_S_WRITTEN = 128,          /* in loop->written */
     PL_S_QUEUED = 256,           /* the io job is in the ready ring */
-    PL_S_STARTED = 512,          /* connection_made() was called */
+    PL_S_MADE = 4096,            /* connection_made() was called */
+    PL_S_STARTED = 512,          /* … and what follows it is done */
     PL_S_SHUT = 1024,            /* the write side is shut down */
     PL_S_LENT = 2048,            /* loop.sendfile() has the descriptor */
 };
@@ -131,9 +132,16 @@ int pl_leaves_loop(void);
 /* logger.debug(format, self), in debug mode. */
 void pl_stream_debug(PlStream *self, const char *format);
 
+/* Borrowed: the one argument of a method that may also be named. */
+PyObject *pl_only_argument(const char *method, const char *name,
+                           PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+
 /* Methods defined in stream_write.c. */
-PyObject *stream_write(PlStream *self, PyObject *data);
-PyObject *stream_writelines(PlStream *self, PyObject *lines);
+PyObject *stream_write(PlStream *self, PyObject *const *args,
+                       Py_ssize_t nargs, PyObject *kwnames);
+PyObject *stream_writelines(PlStream *self, PyObject *const *args,
+                            Py_ssize_t nargs, PyObject *kwnames);
 PyObject *stream_write_eof(PlStream *self, PyObject *unused);
 PyObject *stream_set_write_buffer_limits(PlStream *self, PyObject *args,
                                          PyObject *kwargs);

@@ -63,16 +63,19 @@ read_buffered(PlStream *self)
     if (target == NULL) {
         return pl_stream_fatal(self, failed);
     }
-    if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
+    Py_ssize_t size = PyObject_Size(target);
+
+    if (size <= 0) {
+        if (size == 0) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "get_buffer() returned an empty buffer");
+        }
         Py_DECREF(target);
         return pl_stream_fatal(self, failed);
     }
-    if (view.len == 0) {
-        PyBuffer_Release(&view);
+    if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
         Py_DECREF(target);
-        PyErr_SetString(PyExc_RuntimeError,
-                        "get_buffer() returned an empty buffer");
-        return pl_stream_fatal(self, failed);
+        return pl_stream_fatal(self, "Fatal read error on socket transport");
     }
     if (self->fd < 0) {
         PyBuffer_Release(&view);

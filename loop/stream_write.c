@@ -381,6 +381,23 @@ schedule_send(PlStream *self)
 
 /* -- methods ----------------------------------------------------------- */
 
+PyObject *
+pl_only_argument(const char *method, const char *name, PyObject *const *args,
+                 Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+
+    if (nargs + named == 1 &&
+        (named == 0 || PyUnicode_CompareWithASCIIString(
+                           PyTuple_GET_ITEM(kwnames, 0), name) == 0))
+    {
+        return args[0];
+    }
+    PyErr_Format(PyExc_TypeError, "%s() takes exactly one argument: '%s'",
+                 method, name);
+    return NULL;
+}
+
 /* 1: go on; 0: nothing is to be written; -1: exception. */
 static int
 check_write(PlStream *self, PyObject *data)
@@ -388,9 +405,14 @@ check_write(PlStream *self, PyObject *data)
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) &&
         !PyMemoryView_Check(data))
     {
-        PyErr_Format(PyExc_TypeError,
-                     "data argument must be a bytes-like object, not '%s'",
-                     Py_TYPE(data)->tp_name);
+        PyObject *name = PyType_GetName(Py_TYPE(data));
+
+        if (name != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "data argument must be a bytes-like object, not %R",
+                         name);
+            Py_DECREF(name);
+        }
         return -1;
     }
     if (self->flags & PL_S_EOF) {
@@ -429,9 +451,7 @@ copy_unsent(PlStream *self, Py_buffer *view)
 {
     size_t sent = 0;
 
-    if (self->count == 0 && view->len >= HIGH_WATER &&
-        PyBuffer_IsContiguous(view, 'C'))
-    {
+    if (self->count == 0 && view->len >= HIGH_WATER) {
         ssize_t n = send(self->fd, view->buf, (size_t)view->len,
                          MSG_NOSIGNAL);
 
@@ -440,23 +460,8 @@ copy_unsent(PlStream *self, Py_buffer *view)
     if (sent == (size_t)view->len) {
         return PyBytes_FromStringAndSize(NULL, 0);
     }
-    PyObject *bytes =
-        PyBytes_FromStringAndSize(NULL, view->len - (Py_ssize_t)sent);
-
-    if (bytes == NULL) {
-        return NULL;
-    }
-    if (sent > 0 || PyBuffer_IsContiguous(view, 'C')) {
-        memcpy(PyBytes_AS_STRING(bytes), (char *)view->buf + sent,
-               (size_t)view->len - sent);
-    }
-    else if (PyBuffer_ToContiguous(PyBytes_AS_STRING(bytes), view, view->len,
-                                   'C') < 0)
-    {
-        Py_DECREF(bytes);
-        return NULL;
-    }
-    return bytes;
+    return PyBytes_FromStringAndSize((char *)view->buf + sent,
+                                     view->len - (Py_ssize_t)sent);
 }
 
 static int
@@ -470,8 +475,10 @@ queue_data(PlStream *self, PyObject *data)
     else {
         Py_buffer view;
 
-        if (PyObject_GetBuffer(data, &view, PyBUF_FULL_RO) < 0) {
-            return -1;
+        if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+            /* Not contiguous: for asyncio a failed send. */
+            return pl_stream_fatal(self,
+                                   "Fatal write error on socket transport");
         }
         bytes = copy_unsent(self, &view);
         PyBuffer_Release(&view);
@@ -496,9 +503,12 @@ is_empty(PyObject *data)
 }
 
 PyObject *
-stream_write(PlStream *self, PyObject *data)
+stream_write(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
 {
-    if (check_write(self, data) < 0) {
+    PyObject *data = pl_only_argument("write", "data", args, nargs, kwnames);
+
+    if (data == NULL || check_write(self, data) < 0) {
         return NULL;
     }
     int empty = is_empty(data);
@@ -521,9 +531,12 @@ stream_write(PlStream *self, PyObject *data)
 }
 
 PyObject *
-stream_writelines(PlStream *self, PyObject *lines)
+stream_writelines(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
 {
-    PyObject *list = PySequence_List(lines);
+    PyObject *lines =
+        pl_only_argument("writelines", "list_of_data", args, nargs, kwnames);
+    PyObject *list = lines == NULL ? NULL : PySequence_List(lines);
 
     if (list == NULL) {
         return NULL;
@@ -607,7 +620,7 @@ stream_set_write_buffer_limits(PlStream *self, PyObject *args,
         }
     }
     if (low == Py_None) {
-        low_value = high_value / 4;
+        low_value = high_value >> 2;    /* Python's // 4 */
     }
     if (!(high_value >= low_value && low_value >= 0)) {
         PyErr_Format(PyExc_ValueError,

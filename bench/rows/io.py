@@ -1,7 +1,8 @@
 """Sockets, names and processes.
 
-The loop under test is the server; the client is the load generator, a
-separate process with plain sockets (../load.c).
+Where there is a client, the loop under test is the server and the client is
+the load generator, a separate process with plain sockets (../load.c); "both
+ends on the loop" needs none.
 """
 
 from __future__ import annotations
@@ -118,36 +119,12 @@ def streams(ctx: Context) -> Sample:
     return Sample(report.pop("rate"), report)
 
 
-@row("bulk one way, receiving", "GiB/s", goal=1.0, cost=1)
+@row("bulk one way", "GiB/s", goal=1.0, cost=1)
 def bulk(ctx: Context) -> Sample:
-    """A client sends as fast as it can; a Protocol counts the bytes.
+    """256 KiB pieces over TCP, both ends on the loop, under flow control.
 
-    Source: the goals table.  Uploads.  Large reads into what is handed over.
-    """
-
-    class Sink(asyncio.Protocol):
-        seen = 0
-
-        def data_received(self, data):
-            Sink.seen += len(data)
-
-    async def main(loop):
-        server = await loop.create_server(Sink, HOST, 0)
-        port = server.sockets[0].getsockname()[1]
-        report = await ctx.client_aside(loop, "flood", HOST, port, *ctx.window)
-        server.close()
-        if not Sink.seen:
-            raise RuntimeError("nothing received")
-        return report
-
-    return Sample(ctx.run(main)["rate"] / 2**30)
-
-
-@row("bulk one way, sending", "GiB/s", cost=1)
-def bulk_send(ctx: Context) -> Sample:
-    """A Protocol writes 256 KiB pieces under flow control; a client reads.
-
-    Source: ours, the other direction of the row above.  Downloads.
+    Source: the goals table.  Uploads and downloads: vectored sends of what
+    is written, large reads into what is handed over.
     """
     piece = bytes(256 * 1024)
 
@@ -156,32 +133,42 @@ def bulk_send(ctx: Context) -> Sample:
 
         def connection_made(self, transport):
             self.transport = transport
-            self.loop = asyncio.get_running_loop()
-            self.more()
 
-        def more(self):
-            for _ in range(8):
-                if self.paused or self.transport.is_closing():
-                    return
-                self.transport.write(piece)
-            self.loop.call_soon(self.more)
+        def send(self, pieces):
+            self.left = pieces
+            self.resume_writing()
 
         def pause_writing(self):
             self.paused = True
 
         def resume_writing(self):
             self.paused = False
-            self.more()
+            while self.left and not self.paused:
+                self.left -= 1
+                self.transport.write(piece)
 
-    async def main(loop):
-        server = await loop.create_server(Source, HOST, 0)
-        port = server.sockets[0].getsockname()[1]
-        report = await ctx.client_aside(loop, "drain", HOST, port, *ctx.window)
+    class Sink(asyncio.Protocol):
+        def expect(self, size, done):
+            self.left, self.done = size, done
+
+        def data_received(self, data):
+            self.left -= len(data)
+            if not self.left:
+                self.done.set_result(None)
+
+    async def step(loop, n):
+        sink, done = Sink(), loop.create_future()
+        sink.expect(n * len(piece), done)
+        server = await loop.create_server(lambda: sink, HOST, 0)
+        address = server.sockets[0].getsockname()
+        transport, source = await loop.create_connection(Source, *address)
+        source.send(n)
+        await done
+        transport.abort()
         server.close()
-        await asyncio.sleep(0.01)
-        return report
 
-    return Sample(ctx.run(main)["rate"] / 2**30)
+    pieces = ctx.rate(step, ctx.size(1_000, 20))
+    return Sample(pieces.value * len(piece) / 2**30)
 
 
 @row("UDP echo", "round trips/s", goal=1.1, cost=1)
@@ -213,33 +200,32 @@ def udp(ctx: Context) -> Sample:
     return Sample(report.pop("rate"), report)
 
 
-@row("sock_recv/sock_sendall echo", "round trips/s", goal=1.1, cost=1)
+@row("sock_recv/sock_sendall echo", "round trips/s", goal=1.1)
 def sock_echo(ctx: Context) -> Sample:
-    """The low-level socket methods, 1 KiB, one client.
+    """The low-level socket methods, 1 KiB, both ends on the loop.
 
     Source: the goals table.  What libraries with their own sockets use.
     """
 
-    async def main(loop):
-        with socket.create_server((HOST, 0)) as listener:
-            listener.setblocking(False)
-            port = listener.getsockname()[1]
-            running = asyncio.ensure_future(
-                ctx.client_aside(
-                    loop, "echo", HOST, port, 1, 1024, *ctx.window
-                )
-            )
-            peer, _ = await loop.sock_accept(listener)
-            with peer:
-                peer.setblocking(False)
-                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                recv, sendall = loop.sock_recv, loop.sock_sendall
-                while data := await recv(peer, 65536):
-                    await sendall(peer, data)
-            return await running
+    async def answer(loop, sock):
+        while data := await loop.sock_recv(sock, 65536):
+            await loop.sock_sendall(sock, data)
 
-    report = ctx.run(main)
-    return Sample(report.pop("rate"), report)
+    async def step(loop, n):
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            far.setblocking(False)
+            answering = asyncio.ensure_future(answer(loop, far))
+            message = bytes(1024)
+            for _ in range(n):
+                await loop.sock_sendall(near, message)
+                if len(await loop.sock_recv(near, 65536)) != 1024:
+                    raise RuntimeError("echo differs")
+            near.shutdown(socket.SHUT_WR)
+            await answering
+
+    return ctx.rate(step, ctx.size(5_000, 50))
 
 
 @row("numeric getaddrinfo", "calls/s", goal=1.1)

@@ -1,0 +1,569 @@
+import asyncio
+import errno
+import gc
+import socket
+import ssl
+import sys
+import weakref
+
+import pytest
+from support import (
+    DEADLINE,
+    Recorder,
+    async_error,
+    client_tls,
+    has_ipv6,
+    may_drop_sockets,
+    open_fds,
+    refusing_address,
+    server_tls,
+    turns,
+    unix_path,
+    until,
+    wired,
+)
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+
+
+@pytest.fixture
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock.getsockname()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1"])
+async def test_hosts(listening, host):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(
+        Recorder, host, listening[1]
+    )
+    assert transport.get_extra_info("peername") == listening
+    assert protocol.transport is transport
+    transport.close()
+    await protocol.lost
+
+
+async def test_port_as_text(listening):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(
+        Recorder, "127.0.0.1", str(listening[1])
+    )
+    transport.close()
+    await protocol.lost
+
+
+@needs_ipv6
+async def test_ipv6():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:
+        port = sock.getsockname()[1]
+        transport, protocol = await loop.create_connection(
+            Recorder, "::1", port
+        )
+        assert transport.get_extra_info("peername") == ("::1", port, 0, 0)
+        transport.close()
+        await protocol.lost
+
+
+async def test_family(listening):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(
+        Recorder, "localhost", listening[1], family=socket.AF_INET
+    )
+    transport.close()
+    await protocol.lost
+
+
+async def test_local_addr(listening):
+    loop = asyncio.get_running_loop()
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        local = free.getsockname()
+    transport, protocol = await loop.create_connection(
+        Recorder, *listening, local_addr=local
+    )
+    assert transport.get_extra_info("sockname") == local
+    transport.abort()
+    await protocol.lost
+
+
+def test_local_addr_errors(agree, listening):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        async def scenario(loop):
+            return [
+                await async_error(
+                    loop.create_connection(
+                        asyncio.Protocol, *listening, local_addr=local
+                    )
+                )
+                for local in (
+                    taken.getsockname(),
+                    ("192.0.2.77", 0),
+                    ("127.0.0.1", 70000),
+                )
+            ]
+
+        seen = agree(scenario)
+    assert seen[0][0] is OSError
+
+
+def test_refused(agree):
+    with refusing_address() as address:
+
+        async def scenario(loop):
+            return await async_error(
+                loop.create_connection(asyncio.Protocol, *address)
+            )
+
+        seen = agree(scenario)
+    assert seen[0] is ConnectionRefusedError
+    assert "Connect call failed" in seen[1]
+
+
+def test_refused_by_all_of_a_name(agree):
+    with refusing_address() as (_, port):
+
+        async def scenario(loop):
+            result = await async_error(
+                loop.create_connection(asyncio.Protocol, "localhost", port)
+            )
+            return result
+
+        seen = agree(scenario)
+    assert issubclass(seen[0], OSError)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="added in 3.12")
+def test_all_errors(agree):
+    with refusing_address() as (host, port):
+
+        async def scenario(loop):
+            try:
+                await loop.create_connection(
+                    asyncio.Protocol, host, port, all_errors=True
+                )
+            except ExceptionGroup as group:
+                return str(group), [type(exc) for exc in group.exceptions]
+
+        seen = agree(scenario)
+    assert seen[1] == [ConnectionRefusedError]
+
+
+@pytest.mark.parametrize("delay", [0.01, 0.25, 10])
+@pytest.mark.parametrize("interleave", [None, 1, 2])
+async def test_happy_eyeballs(listening, delay, interleave):
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(
+        Recorder,
+        "localhost",
+        listening[1],
+        happy_eyeballs_delay=delay,
+        interleave=interleave,
+    )
+    assert transport.get_extra_info("peername")[1] == listening[1]
+    transport.close()
+    await protocol.lost
+    await turns()
+
+
+async def test_happy_eyeballs_takes_the_address_that_answers(listening):
+    """The first address goes nowhere, the second is right."""
+    loop = asyncio.get_running_loop()
+    port = listening[1]
+
+    async def getaddrinfo(host, port, **kwargs):
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in ("192.0.2.1", "127.0.0.1")
+        ]
+
+    loop.getaddrinfo = getaddrinfo
+    transport, protocol = await loop.create_connection(
+        Recorder, "name.invalid", port, happy_eyeballs_delay=0.02
+    )
+    del loop.getaddrinfo
+    assert transport.get_extra_info("peername") == listening
+    transport.close()
+    await protocol.lost
+
+
+async def test_falls_back_to_the_next_address(listening):
+    loop = asyncio.get_running_loop()
+    with refusing_address() as (_, dead):
+
+        async def getaddrinfo(host, port, **kwargs):
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+                for address in (("127.0.0.1", dead), listening)
+            ]
+
+        loop.getaddrinfo = getaddrinfo
+        transport, protocol = await loop.create_connection(
+            Recorder, "name.invalid", 80
+        )
+        del loop.getaddrinfo
+    assert transport.get_extra_info("peername") == listening
+    transport.close()
+    await protocol.lost
+
+
+def test_unknown_name(agree):
+    async def scenario(loop):
+        result = await async_error(
+            loop.create_connection(asyncio.Protocol, "no.invalid", 80)
+        )
+        return result[0]
+
+    assert agree(scenario) is socket.gaierror
+
+
+@may_drop_sockets
+def test_bad_arguments(agree, listening):
+    async def scenario(loop):
+        seen = []
+        with socket.socket() as tcp, socket.socket(
+            type=socket.SOCK_DGRAM
+        ) as udp:
+            for kwargs in (
+                {},
+                {"host": "127.0.0.1", "port": 1, "sock": tcp},
+                {"sock": udp},
+                {"host": "127.0.0.1", "port": 1, "server_hostname": "x"},
+                {"sock": tcp, "ssl": True},
+                {
+                    "host": "127.0.0.1",
+                    "port": 1,
+                    "ssl_handshake_timeout": 1,
+                },
+                {"host": "127.0.0.1", "port": 1, "ssl_shutdown_timeout": 1},
+                {
+                    "host": "127.0.0.1",
+                    "port": listening[1],
+                    "ssl": True,
+                    "ssl_handshake_timeout": -1,
+                },
+                {"sock": tcp},
+                {"host": "127.0.0.1", "port": 70000},
+                {"host": "127.0.0.1", "port": "none"},
+                {"host": 5, "port": 5},
+                {"host": "127.0.0.1", "port": 1, "family": 999},
+                {
+                    "host": "127.0.0.1",
+                    "port": 1,
+                    "local_addr": ("127.0.0.1",),
+                },
+            ):
+                result = await async_error(
+                    loop.create_connection(asyncio.Protocol, **kwargs)
+                )
+                if result and "<socket" in result[1]:
+                    result = result[0], result[1].split("<socket")[0]
+                seen.append(result)
+        return seen
+
+    seen = agree(scenario)
+    assert seen[0][0] is ValueError
+
+
+async def test_socket_given():
+    async with wired() as (protocol, peer):
+        peer.send(b"x")
+        await protocol.receive(1)
+
+
+async def test_connect_accepted_socket():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            sock, _ = listener.accept()
+            transport, protocol = await loop.connect_accepted_socket(
+                Recorder, sock
+            )
+            assert sock.gettimeout() == 0
+            client.send(b"hello")
+            await protocol.receive(5)
+            transport.write(b"bye")
+            client.settimeout(10)
+            assert client.recv(3) == b"bye"
+            transport.close()
+            await protocol.lost
+
+
+async def test_connect_accepted_socket_with_tls():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        opening = asyncio.ensure_future(
+            asyncio.open_connection(
+                *listener.getsockname(),
+                ssl=client_tls(),
+                server_hostname="localhost",
+            )
+        )
+        listener.setblocking(False)
+        sock, _ = await loop.sock_accept(listener)
+        transport, protocol = await loop.connect_accepted_socket(
+            Recorder, sock, ssl=server_tls()
+        )
+        reader, writer = await opening
+        writer.write(b"hello")
+        await protocol.receive(5)
+        writer.close()
+        await writer.wait_closed()
+        await protocol.lost
+
+
+async def test_unix():
+    loop = asyncio.get_running_loop()
+    with unix_path() as path, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        transport, protocol = await loop.create_unix_connection(
+            Recorder, path
+        )
+        peer, _ = listener.accept()
+        with peer:
+            peer.send(b"x")
+            await protocol.receive(1)
+            transport.close()
+            await protocol.lost
+
+
+def test_unix_errors(agree):
+    async def scenario(loop):
+        seen = []
+        with unix_path() as path:
+            with socket.socket() as tcp:
+                for kwargs in (
+                    {"path": path},
+                    {},
+                    {"path": path, "sock": tcp},
+                    {"sock": tcp},
+                    {"path": path, "ssl": True},
+                    {"path": path, "server_hostname": "x"},
+                    {"path": "x" * 200},
+                    {"path": 5},
+                ):
+                    result = await async_error(
+                        loop.create_unix_connection(asyncio.Protocol, **kwargs)
+                    )
+                    if result and "<socket" in result[1]:
+                        result = result[0], result[1].split("<socket")[0]
+                    seen.append(result)
+        return seen
+
+    seen = agree(scenario)
+    assert seen[0][0] is FileNotFoundError
+
+
+async def test_tls_over_unix():
+    loop = asyncio.get_running_loop()
+    peers = []
+    with unix_path() as path:
+        server = await loop.create_unix_server(
+            lambda: peers.append(Recorder()) or peers[-1],
+            path,
+            ssl=server_tls(),
+        )
+        transport, protocol = await loop.create_unix_connection(
+            Recorder, path, ssl=client_tls(), server_hostname="localhost"
+        )
+        transport.write(b"x")
+        await until(lambda: peers)
+        await peers[0].receive(1)
+        transport.close()
+        await peers[0].lost
+        await protocol.lost
+        server.close()
+        await server.wait_closed()
+
+
+async def test_tls_refused_certificate():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        asyncio.Protocol, "127.0.0.1", 0, ssl=server_tls()
+    )
+    before = open_fds()
+    for _ in range(3):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await loop.create_connection(
+                asyncio.Protocol,
+                *server.sockets[0].getsockname(),
+                ssl=ssl.create_default_context(),
+                server_hostname="localhost",
+            )
+    await until(lambda: open_fds().keys() <= before.keys())
+    server.close()
+    await server.wait_closed()
+
+
+async def test_tls_handshake_timeout():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kind, text = await async_error(
+            loop.create_connection(
+                asyncio.Protocol,
+                *listener.getsockname(),
+                ssl=client_tls(),
+                server_hostname="localhost",
+                ssl_handshake_timeout=0.05,
+            )
+        )
+    assert issubclass(kind, ConnectionAbortedError)
+    assert "SSL handshake is taking longer than 0.05 seconds" in text
+
+
+# -- cancellation and failures leave nothing
+
+
+async def blackhole():
+    """A listener whose queue is full: connects hang."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    socks = []
+    while True:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+        socks.append(sock)
+        await asyncio.sleep(0.01)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            try:
+                sock.getpeername()
+            except OSError:
+                return listener, socks
+
+
+async def test_cancel_during_connect():
+    loop = asyncio.get_running_loop()
+    listener, socks = await blackhole()
+    before = open_fds()
+    for _ in range(3):
+        task = asyncio.ensure_future(
+            loop.create_connection(Recorder, *listener.getsockname())
+        )
+        await turns(10)
+        assert not task.done()
+        assert len(open_fds()) == len(before) + 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await turns()
+        assert open_fds().keys() == before.keys()
+    for sock in [listener, *socks]:
+        sock.close()
+
+
+async def test_timeout_during_connect():
+    loop = asyncio.get_running_loop()
+    listener, socks = await blackhole()
+    before = open_fds()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await loop.create_connection(Recorder, *listener.getsockname())
+    assert open_fds().keys() == before.keys()
+    for sock in [listener, *socks]:
+        sock.close()
+
+
+async def test_cancel_at_each_step(listening):
+    """Cancelled after any number of turns, a connect leaves no descriptor
+    once its transport, if there is one, is closed."""
+    loop = asyncio.get_running_loop()
+    before = open_fds()
+    for steps in range(12):
+        made = []
+
+        class Peer(asyncio.Protocol):
+            def connection_made(self, transport):
+                made.append(transport)
+
+        task = asyncio.ensure_future(
+            loop.create_connection(Peer, *listening)
+        )
+        await turns(steps)
+        task.cancel()
+        try:
+            transport, _ = await task
+        except asyncio.CancelledError:
+            pass
+        else:
+            transport.close()
+        await turns(5)
+        for transport in made:
+            assert transport.is_closing()
+        assert open_fds().keys() == before.keys()
+
+
+@pytest.mark.parametrize("all_errors", [False, True])
+def test_failure_leaves_no_cycle(run, all_errors):
+    """No frame, and so no factory, outlives the exception."""
+    if sys.version_info < (3, 12) and all_errors:
+        pytest.skip("added in 3.12")
+
+    class Factory:
+        def __call__(self):
+            raise AssertionError
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        factory = Factory()
+        ref = weakref.ref(factory)
+        kwargs = {"all_errors": True} if all_errors else {}
+        with refusing_address() as address:
+            try:
+                await loop.create_connection(factory, *address, **kwargs)
+            except (OSError, ExceptionGroup):
+                pass
+        del factory
+        await turns(1)
+        assert ref() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
+
+
+@may_drop_sockets
+async def test_protocol_factory_that_fails(listening):
+    loop = asyncio.get_running_loop()
+    before = open_fds()
+
+    def factory():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await loop.create_connection(factory, *listening)
+    gc.collect()
+    assert open_fds().keys() == before.keys()
+
+
+async def test_many_connections_at_once(listening):
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        pairs = await asyncio.gather(
+            *[
+                loop.create_connection(Recorder, *listener.getsockname())
+                for _ in range(200)
+            ]
+        )
+        for transport, protocol in pairs:
+            transport.close()
+        await asyncio.gather(*[protocol.lost for _, protocol in pairs])
+
+
+async def test_connecting_to_a_port_of_ones_own():
+    """Not refused by chance: the text names the address."""
+    loop = asyncio.get_running_loop()
+    with refusing_address() as address:
+        with pytest.raises(ConnectionRefusedError) as info:
+            await asyncio.wait_for(
+                loop.create_connection(Recorder, *address), DEADLINE
+            )
+    assert info.value.errno == errno.ECONNREFUSED
+    assert str(address) in str(info.value)
