@@ -81,7 +81,7 @@ define checked_tests
 @cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
 cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
 	PYTHONMALLOC=malloc PYLOOP_SANITIZE=$(1) $(2) $(ABS_BIN)/pytest \
-	-m 'not packaging and not realserver_slow' -o timeout=300 $(ARGS)
+	-m 'not packaging and not realserver_slow' -o timeout=120 $(ARGS)
 endef
 
 asan:

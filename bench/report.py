@@ -211,7 +211,7 @@ def text(table: list[Line], names: list[str], facts: dict) -> str:
     parts = [describe(facts), grid(header(names), body, 2)]
     if http := latencies(table, names):
         parts.append(grid([LATENCY, *names], http))
-    parts.append("\n".join([*summary(table), *notes(facts), *failures(table)]))
+    parts.append("\n".join(remarks(table, facts)))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -232,9 +232,13 @@ def markdown(table: list[Line], names: list[str], facts: dict) -> str:
     parts = [describe(facts), rows(header(names), body, 2)]
     if http := latencies(table, names):
         parts.append(rows([LATENCY, *names], http, 1))
-    items = [*summary(table), *notes(facts), *failures(table)]
-    parts.append("\n".join(f"- {item}" for item in items))
+    parts.append("\n".join(f"- {item}" for item in remarks(table, facts)))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def remarks(table: list[Line], facts: dict) -> list[str]:
+    judged = [] if facts["smoke"] else summary(table)
+    return [*judged, *notes(facts), *failures(table)]
 
 
 def notes(facts: dict) -> list[str]:
@@ -244,6 +248,8 @@ def notes(facts: dict) -> list[str]:
         said.append(
             "turned the GIL back on: " + ", ".join(facts["gil_retaken"])
         )
+    if facts["smoke"]:
+        said.append("smoke run: sizes are tiny, the figures mean nothing")
     if not facts["complete"]:
         said.append("interrupted: not all rounds were run")
     return said

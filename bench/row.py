@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ def row(
     *,
     goal: float | None = None,
     lower: bool = False,
-    cost: float = 0.7,
+    cost: float = 0.6,
     name: str = "",
 ):
     """Register a measuring function as a row, under its own name."""
@@ -103,13 +103,10 @@ class Context:
 
         async def main(loop):
             await step(loop, max(1, n // 4))
-            times, spent = [], 0.0
-            while not times or (spent < self.budget and not self.smoke):
-                gc.collect()
-                t0 = time.perf_counter()
+            times: list[float] = []
+            for start in self.repetitions(times):
                 await step(loop, n)
-                times.append(time.perf_counter() - t0)
-                spent += times[-1]
+                times.append(time.perf_counter() - start)
             return Sample(n / statistics.median(times))
 
         return self.run(main)
@@ -119,16 +116,22 @@ class Context:
         loop = self.factory()
         try:
             step(loop, max(1, n // 4))
-            times, spent = [], 0.0
-            while not times or (spent < self.budget and not self.smoke):
-                gc.collect()
-                t0 = time.perf_counter()
+            times: list[float] = []
+            for start in self.repetitions(times):
                 step(loop, n)
-                times.append(time.perf_counter() - t0)
-                spent += times[-1]
+                times.append(time.perf_counter() - start)
             return Sample(n / statistics.median(times))
         finally:
             loop.close()
+
+    def repetitions(self, times: list[float]) -> Iterator[float]:
+        """Start times, each after a collection, until the budget is spent."""
+        end = time.perf_counter() + self.budget
+        while len(times) < 2 or time.perf_counter() < end:
+            gc.collect()
+            yield time.perf_counter()
+            if self.smoke:
+                return
 
     def client(self, *args: object) -> dict[str, float]:
         """Run the load generator to its end and return its report."""

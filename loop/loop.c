@@ -150,7 +150,12 @@ loop_clear(PlLoop *self)
         if (kind == PL_SLOT_CALLBACKS) {
             pl_watch_free(owner);
         }
-        else if (owned) {
+        else if (kind == PL_SLOT_STREAM) {
+            if (owned) {
+                pl_stream_orphan(owner);
+            }
+        }
+        else {
             Py_DECREF((PyObject *)owner);
         }
     }

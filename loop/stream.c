@@ -61,6 +61,13 @@ pl_stream_watch(PlStream *self, uint32_t set, uint32_t clear)
     return 0;
 }
 
+void
+pl_stream_orphan(PlStream *self)
+{
+    self->flags &= ~(uint32_t)(PL_S_READING | PL_S_WRITING);
+    Py_DECREF(self);
+}
+
 int
 pl_stream_on_events(PlStream *self, uint32_t events)
 {

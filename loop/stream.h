@@ -69,7 +69,7 @@ struct PlStream {
     uint32_t flags;
     uint32_t pending;      /* PL_READ | PL_WRITE for the io job */
     uint32_t conn_lost;    /* as in asyncio: > 0 once the end is scheduled */
-    uint32_t read_large;   /* the last read filled what it was given */
+    uint32_t read_size;    /* of the next read; 0: the loop's buffer */
 
     /* The write queue: bytes objects, oldest at `first`. */
     PyObject *inline_chunks[PL_STREAM_CHUNKS];
@@ -98,6 +98,8 @@ PlStream *pl_stream_new(PlLoop *loop, int fd, PyObject *sock,
                         PyObject *waiter, PyObject *extra, PyObject *server,
                         const struct sockaddr *peer, socklen_t peer_length);
 
+/* The loop lets go of its watched stream: steals the slot's reference. */
+void pl_stream_orphan(PlStream *self);
 int pl_stream_on_events(PlStream *self, uint32_t events);
 int pl_listener_on_events(void *owner);
 

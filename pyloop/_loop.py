@@ -6,6 +6,7 @@ what runs once per loop, per server or per outgoing connection.
 """
 
 import asyncio
+import errno
 import signal
 import socket
 import sys
@@ -251,14 +252,58 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
             if resume_reading:
                 transp.resume_reading()
 
+    # -- connecting ----------------------------------------------------
+
+    async def create_connection(
+        self, protocol_factory, host=None, port=None, **options
+    ):
+        """asyncio's, with a short way for numeric addresses."""
+        family = 0 if options or self._debug else _numeric_family(host)
+        if not family or type(port) is not int:
+            return await super().create_connection(
+                protocol_factory, host, port, **options
+            )
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            sock.setblocking(False)
+            await self._connect(sock, (host, port))
+            protocol = protocol_factory()
+            waiter = self.create_future()
+            transport = self._make_stream(sock, protocol, waiter, None, None)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
+    async def _connect(self, sock, address):
+        err = sock.connect_ex(address)
+        if err == errno.EINPROGRESS:
+            # Within the machine the handshake is over by now.
+            err = sock.connect_ex(address)
+        if err in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
+            fd = sock.fileno()
+            writable = self.create_future()
+            self._add_writer(fd, _wake, writable)
+            try:
+                await writable
+            finally:
+                self._remove_writer(fd)
+            err = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if err and err != errno.EISCONN:
+            raise OSError(err, f"Connect call failed {address}")
+
     # -- names ---------------------------------------------------------
 
     async def getaddrinfo(
         self, host, port, *, family=0, type=0, proto=0, flags=0
     ):
         """socket.getaddrinfo(), numeric hosts at once, names on a thread."""
-        numeric = _numeric_host(host, family)
-        if numeric:
+        if _numeric_family(host):
             return socket.getaddrinfo(
                 host, port, family, type, proto, flags
             )
@@ -293,18 +338,22 @@ def _as_enum(value, enum):
         return value
 
 
-def _numeric_host(host, family):
-    """Is this an address that needs no look-up?"""
-    if not isinstance(host, str) or "%" in host:
-        return False
-    for af in (socket.AF_INET, socket.AF_INET6):
-        if family in (0, af):
-            try:
-                socket.inet_pton(af, host)
-            except (OSError, ValueError):
-                continue
-            return True
-    return False
+def _numeric_family(host):
+    """The family of an address that needs no look-up, else 0."""
+    if type(host) is not str or "%" in host:
+        return 0
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return family
+    return 0
+
+
+def _wake(future):
+    if not future.done():
+        future.set_result(None)
 
 
 def _encode(host, port):

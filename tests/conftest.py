@@ -46,9 +46,7 @@ def run(loop_factory):
 
 @pytest.fixture
 def pyloop_only(loop_name):
-    """For promises that asyncio does not make."""
-    if loop_name != "pyloop":
-        pytest.skip("a promise of pyloop's own")
+    """For promises that asyncio does not make: not run on it."""
 
 
 @pytest.fixture
@@ -97,11 +95,17 @@ def no_leaked_fds(errors):
 
 
 def pytest_generate_tests(metafunc):
-    if inspect.iscoroutinefunction(metafunc.function):
-        if "loop_name" in metafunc.fixturenames:
-            return
-        metafunc.fixturenames.append("loop_name")
-        metafunc.parametrize("loop_name", support.LOOPS, indirect=True)
+    names = metafunc.fixturenames
+    loops = support.LOOPS
+    if "pyloop_only" in names:
+        loops = [name for name in loops if name == "pyloop"]
+    elif "loop_name" in names:
+        return
+    elif inspect.iscoroutinefunction(metafunc.function):
+        names.append("loop_name")
+    else:
+        return
+    metafunc.parametrize("loop_name", loops, indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -76,7 +76,7 @@ def serve(ctx: Context, server: str, way: str) -> Sample:
     return Sample(report.pop("rate"), report)
 
 
-@row("uvicorn + httptools, 64 connections", "requests/s", goal=1.05, cost=2)
+@row("uvicorn + httptools, 64 connections", "requests/s", goal=1.05, cost=1.6)
 def uvicorn(ctx: Context) -> Sample:
     """uvicorn --loop <loop>:new_event_loop --http httptools, a bare ASGI app.
 
@@ -85,7 +85,7 @@ def uvicorn(ctx: Context) -> Sample:
     return serve(ctx, "uvicorn", "factory")
 
 
-@row("aiohttp server", "requests/s", goal=1.05, cost=2)
+@row("aiohttp server", "requests/s", goal=1.05, cost=1.6)
 def aiohttp(ctx: Context) -> Sample:
     """aiohttp.web.run_app with one handler.
 
@@ -94,7 +94,7 @@ def aiohttp(ctx: Context) -> Sample:
     return serve(ctx, "aiohttp", "factory")
 
 
-@row("hypercorn h11", "requests/s", goal=1.05, cost=2)
+@row("hypercorn h11", "requests/s", goal=1.05, cost=1.6)
 def hypercorn(ctx: Context) -> Sample:
     """hypercorn.asyncio.serve in a Runner with the loop's factory, HTTP/1.1.
 
@@ -104,7 +104,7 @@ def hypercorn(ctx: Context) -> Sample:
     return serve(ctx, "hypercorn", "factory")
 
 
-@row("C6: uvicorn by policy", "requests/s", cost=2)
+@row("C6: uvicorn by policy", "requests/s", cost=1.6)
 def c6_uvicorn_policy(ctx: Context) -> Sample:
     """uvicorn --loop none with the loop's policy installed.
 
@@ -113,7 +113,7 @@ def c6_uvicorn_policy(ctx: Context) -> Sample:
     return serve(ctx, "uvicorn", "policy")
 
 
-@row("C6: hypercorn by policy", "requests/s", cost=2)
+@row("C6: hypercorn by policy", "requests/s", cost=1.6)
 def c6_hypercorn_policy(ctx: Context) -> Sample:
     """hypercorn's command line, --workers 0, with the loop's policy installed.
 

@@ -39,7 +39,7 @@ def echo(ctx: Context, connections: int, size: int) -> Sample:
     return Sample(report.pop("rate"), report)
 
 
-@row("echo 1 KiB, 1 connection", "round trips/s", goal=1.05, cost=1)
+@row("echo 1 KiB, 1 connection", "round trips/s", goal=1.05, cost=0.8)
 def echo1(ctx: Context) -> Sample:
     """A Protocol writes back what it gets; one client, one message under way.
 
@@ -48,7 +48,7 @@ def echo1(ctx: Context) -> Sample:
     return echo(ctx, 1, 1024)
 
 
-@row("echo 1 KiB, 50 connections", "round trips/s", goal=1.1, cost=1)
+@row("echo 1 KiB, 50 connections", "round trips/s", goal=1.1, cost=0.8)
 def echo50(ctx: Context) -> Sample:
     """The same with 50 clients, each with one message under way.
 
@@ -57,7 +57,7 @@ def echo50(ctx: Context) -> Sample:
     return echo(ctx, ctx.size(50, 5), 1024)
 
 
-@row("echo 100 KiB", "round trips/s", goal=1.1, cost=1)
+@row("echo 100 KiB", "round trips/s", goal=1.1, cost=0.8)
 def echo100k(ctx: Context) -> Sample:
     """One client, messages of 100 KiB.
 
@@ -92,7 +92,7 @@ def connect_abort(ctx: Context) -> Sample:
         listener.communicate()
 
 
-@row("streams echo 1 KiB", "round trips/s", goal=1.1, cost=1)
+@row("streams echo 1 KiB", "round trips/s", goal=1.1, cost=0.8)
 def streams(ctx: Context) -> Sample:
     """asyncio.start_server: read, write, drain; one client.
 
@@ -119,7 +119,7 @@ def streams(ctx: Context) -> Sample:
     return Sample(report.pop("rate"), report)
 
 
-@row("bulk one way", "GiB/s", goal=1.0, cost=1)
+@row("bulk one way", "GiB/s", goal=1.0)
 def bulk(ctx: Context) -> Sample:
     """256 KiB pieces over TCP, both ends on the loop, under flow control.
 
@@ -171,7 +171,7 @@ def bulk(ctx: Context) -> Sample:
     return Sample(pieces.value * len(piece) / 2**30)
 
 
-@row("UDP echo", "round trips/s", goal=1.1, cost=1)
+@row("UDP echo", "round trips/s", goal=1.1, cost=0.8)
 def udp(ctx: Context) -> Sample:
     """A DatagramProtocol answers each datagram; 1 KiB, 16 under way.
 

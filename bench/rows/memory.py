@@ -32,7 +32,7 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@row("memory per idle connection pair", "KiB", goal=1.0, lower=True, cost=2)
+@row("memory per idle connection pair", "KiB", goal=1.0, lower=True, cost=0.7)
 def idle_memory(ctx: Context) -> Sample:
     """Growth of resident memory by 4,000 idle TCP pairs, per pair.
 

@@ -84,14 +84,52 @@ test_one_wake_up_a_burst(void)
     pl_inbox_init(&inbox);
     CHECK(pl_inbox_sleep(&inbox));
     CHECK(pl_inbox_push(&inbox, &items[0].link) == PL_PUSH_WAKE);
+    CHECK(pl_inbox_waking(&inbox));
     CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_DONE);
+    pl_inbox_wake(&inbox);
+    CHECK(!pl_inbox_sleep(&inbox)); /* its wake-up is still under way */
+    pl_inbox_woken(&inbox, 1);
+    CHECK(!pl_inbox_waking(&inbox));
     CHECK(!pl_inbox_sleep(&inbox)); /* there is work: no sleep */
+    pl_inbox_wake(&inbox);
     CHECK(pl_inbox_push(&inbox, &items[2].link) == PL_PUSH_DONE);
     CHECK(pl_inbox_take(&inbox) == &items[0].link);
     CHECK(pl_inbox_sleep(&inbox));
     pl_inbox_wake(&inbox); /* woken by something else */
     CHECK(pl_inbox_push(&inbox, &items[3].link) == PL_PUSH_DONE);
     CHECK(pl_inbox_take(&inbox) == &items[3].link);
+}
+
+/* A wake-up without work, as a signal handler sends it. */
+static void
+test_bare_wake_up(void)
+{
+    pl_inbox inbox;
+
+    pl_inbox_init(&inbox);
+    CHECK(!pl_inbox_must_wake(&inbox));
+    CHECK(pl_inbox_sleep(&inbox));
+    CHECK(pl_inbox_must_wake(&inbox));
+    CHECK(!pl_inbox_must_wake(&inbox));
+    pl_inbox_woken(&inbox, 1);
+    CHECK(!pl_inbox_must_wake(&inbox));
+}
+
+/* A wake-up that could not be sent is the next producer's to send. */
+static void
+test_wake_up_that_fails(void)
+{
+    item items[2] = {0};
+    pl_inbox inbox;
+
+    pl_inbox_init(&inbox);
+    CHECK(pl_inbox_sleep(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[0].link) == PL_PUSH_WAKE);
+    pl_inbox_woken(&inbox, 0);
+    CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_WAKE);
+    pl_inbox_woken(&inbox, 1);
+    CHECK(pl_inbox_take(&inbox) == &items[0].link);
+    CHECK(pl_inbox_sleep(&inbox));
 }
 
 static void
@@ -165,6 +203,7 @@ produce(void *argument)
         if (pushed == PL_PUSH_WAKE) {
             atomic_fetch_add(&all->wakes, 1);
             CHECK(write(all->pipe[1], "", 1) == 1);
+            pl_inbox_woken(&all->inbox, 1);
         }
         i += chain;
         all->accepted[mine->producer] = i;
@@ -226,10 +265,13 @@ run(int enough)
             /* a wake-up that was lost would end here */
             CHECK(poll(&wake, 1, 20000) == 1);
             CHECK(read(all->pipe[0], bytes, sizeof(bytes)) > 0);
-            pl_inbox_wake(&all->inbox);
         }
+        pl_inbox_wake(&all->inbox);
     }
     count += consume(pl_inbox_close(&all->inbox), next);
+    while (pl_inbox_waking(&all->inbox)) {
+        sched_yield(); /* as whoever closes for good has to */
+    }
     for (int i = 0; i < PRODUCERS; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
         accepted += all->accepted[i];
@@ -249,6 +291,8 @@ main(void)
     test_order();
     test_chain();
     test_one_wake_up_a_burst();
+    test_bare_wake_up();
+    test_wake_up_that_fails();
     test_close();
     run(PRODUCERS * EACH);         /* all of it, then close */
     run(PRODUCERS * EACH / 2);     /* closed under the producers' hands */
