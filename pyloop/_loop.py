@@ -259,14 +259,17 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     ):
         """asyncio's, with a short way for numeric addresses."""
         family = 0 if options or self._debug else _numeric_family(host)
-        if not family or type(port) is not int:
+        if not family or type(port) is not int or not 0 <= port < 65536:
             return await super().create_connection(
                 protocol_factory, host, port, **options
             )
+        address = (host, port)
+        if family == socket.AF_INET6:
+            address += (0, 0)
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             sock.setblocking(False)
-            await self._connect(sock, (host, port))
+            await self._connect(sock, address)
             protocol = protocol_factory()
             waiter = self.create_future()
             transport = self._make_stream(sock, protocol, waiter, None, None)
