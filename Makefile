@@ -71,7 +71,8 @@ stubtest:
 	$(BIN)/python -m mypy.stubtest pyloop $(ARGS)
 
 # A sanitizer builds and tests a copy of the tree, so that its objects and
-# its extension never meet those of the ordinary build.
+# its extension never meet those of the ordinary build. (A free-threaded
+# interpreter has no PYTHONMALLOC=malloc.)
 define checked_tests
 @$(SETUP) tests/requirements.txt
 @mkdir -p build/$(1)-$(TAG)
@@ -80,7 +81,7 @@ define checked_tests
 	tar -xf - -C build/$(1)-$(TAG)
 @cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
 cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
-	PYTHONMALLOC=malloc PYLOOP_SANITIZE=$(1) $(2) $(ABS_BIN)/pytest \
+	$(if $(findstring t,$(TAG)),,PYTHONMALLOC=malloc) $(2) $(ABS_BIN)/pytest \
 	-m 'not packaging and not realserver_slow' -o timeout=120 $(ARGS)
 endef
 
@@ -102,10 +103,13 @@ else
 endif
 
 .PHONY: do-tsan
-do-tsan: ARGS := $(or $(ARGS),tests/threads)
+do-tsan: ARGS := $(or $(ARGS),tests/threads tests/test_threadsafe.py)
 do-tsan: export TSAN_OPTIONS = report_bugs=0:exitcode=0
 do-tsan:
-	$(call checked_tests,thread,TSAN_OPTIONS=halt_on_error=0:exitcode=66)
+	@rm -f build/tsan.*
+	$(call checked_tests,thread,\
+		TSAN_OPTIONS=exitcode=66:log_path=$(CURDIR)/build/tsan) || \
+		{ cat build/tsan.* 2>/dev/null; exit 1; }
 
 # tests/c/test_*.c are programs of their own: no Python, no test framework.
 C_TESTS = $(basename $(notdir $(wildcard tests/c/test_*.c)))

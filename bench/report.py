@@ -78,7 +78,10 @@ def cell(series: Series | None) -> str:
 def spread(series: Series | None) -> str:
     if series is None or series.error or len(series.values) < 2:
         return ""
-    return f"{number(min(series.values))}–{number(max(series.values))}"
+    low, high = number(min(series.values)), number(max(series.values))
+    if low[-2:] == high[-2:] and low[-2] == " ":
+        low = low[:-2]
+    return f"{low}–{high}"
 
 
 def times(ratio: float | None) -> str:
@@ -248,6 +251,11 @@ def notes(facts: dict) -> list[str]:
         said.append(
             "turned the GIL back on: " + ", ".join(facts["gil_retaken"])
         )
+    if facts["load_average"] > 0.5 and not facts["smoke"]:
+        said.append(
+            f"load average {facts['load_average']} at the start: "
+            "other work may have disturbed the run"
+        )
     if facts["smoke"]:
         said.append("smoke run: sizes are tiny, the figures mean nothing")
     if not facts["complete"]:
@@ -295,6 +303,7 @@ def gather_facts(
         f"{platform.machine()}",
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
         "loops": {
             name: answer["version"]
             for name, answer in found.items()

@@ -232,10 +232,8 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
             )
 
     def _stop_serving(self, sock):
-        if self._stop_listening(sock.fileno()):
-            sock.close()
-        else:
-            super()._stop_serving(sock)
+        self._stop_listening(sock.fileno())
+        super()._stop_serving(sock)
 
     async def _sendfile_native(self, transp, file, offset, count):
         resume_reading = transp.is_reading()
