@@ -82,7 +82,8 @@ define checked_tests
 @cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
 cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
 	$(if $(findstring t,$(TAG)),,PYTHONMALLOC=malloc) $(2) $(ABS_BIN)/pytest \
-	-m 'not packaging and not realserver_slow' -o timeout=120 $(ARGS)
+	-m 'not packaging and not realserver_slow' -o timeout=120 $(3) \
+	$(ARGS)
 endef
 
 asan:
@@ -106,10 +107,8 @@ endif
 do-tsan: ARGS := $(or $(ARGS),tests/threads tests/test_threadsafe.py)
 do-tsan: export TSAN_OPTIONS = report_bugs=0:exitcode=0
 do-tsan:
-	@rm -f build/tsan.*
 	$(call checked_tests,thread,\
-		TSAN_OPTIONS=exitcode=66:log_path=$(CURDIR)/build/tsan) || \
-		{ cat build/tsan.* 2>/dev/null; exit 1; }
+		PYLOOP_TEST_LOOPS=pyloop TSAN_OPTIONS=exitcode=66,--capture=sys)
 
 # tests/c/test_*.c are programs of their own: no Python, no test framework.
 C_TESTS = $(basename $(notdir $(wildcard tests/c/test_*.c)))

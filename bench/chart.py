@@ -33,7 +33,7 @@ def svg(table: list[Line], names: list[str], base: str, caption: str) -> str:
         if bars:
             groups.append((line, bars))
     ratios = [ratio for _, bars in groups for _, ratio, _ in bars] or [1]
-    low = math.log10(max(0.01, min(0.8, min(ratios) * 0.9)))
+    low = math.log10(max(0.01, min(0.8, min(ratios) * 0.75)))
     high = math.log10(max(2, max(ratios) * 1.1))
 
     def x(ratio: float) -> float:

@@ -343,7 +343,8 @@ run_accept(void)
     address.sin_port = 0;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        listen(fd, 1024) < 0) {
+        listen(fd, 1024) < 0)
+    {
         fail("listen");
     }
     getsockname(fd, (struct sockaddr *)&address, &length);

@@ -11,6 +11,8 @@
    chained by the callback field; [1] is for the larger PlHandleX.  Only the
    loop's own thread uses them.  call_soon in a chain 167 → 142 ns. */
 
+#ifndef PL_SANITIZE
+
 static int
 freelist_index(PyTypeObject *type)
 {
@@ -27,6 +29,8 @@ freelist_mine(PlLoop *loop)
     return 1;
 #endif
 }
+
+#endif
 
 static PlHandle *
 handle_alloc(PlLoop *loop, PyTypeObject *type)

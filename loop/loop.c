@@ -352,9 +352,9 @@ static PyMethodDef loop_methods[] = {
     {"add_writer", FAST(loop_add_writer),
      "add_writer(fd, callback, *args)\n\n"
      "Call callback(*args) whenever fd is writable."},
-    {"remove_reader", (PyCFunction)loop_remove_reader, METH_O,
+    {"remove_reader", FAST_KEYWORDS(loop_remove_reader),
      "Stop watching fd for reading; True if it was watched."},
-    {"remove_writer", (PyCFunction)loop_remove_writer, METH_O,
+    {"remove_writer", FAST_KEYWORDS(loop_remove_writer),
      "Stop watching fd for writing; True if it was watched."},
     {"_add_reader", FAST(loop_private_add_reader), NULL},
     {"_add_writer", FAST(loop_private_add_writer), NULL},

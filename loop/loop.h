@@ -95,6 +95,11 @@ int pl_loop_check_closed(PlLoop *loop);
    in debug mode on any build, and always on a free-threaded one. */
 int pl_loop_check_thread(PlLoop *loop);
 
+/* Borrowed: the one argument of a method that may also be named. */
+PyObject *pl_only_argument(const char *method, const char *name,
+                           PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames);
+
 /* run.c */
 PyObject *loop_run(PlLoop *self, PyObject *unused);
 
@@ -103,8 +108,10 @@ PyObject *loop_add_reader(PlLoop *self, PyObject *const *args,
                           Py_ssize_t nargs);
 PyObject *loop_add_writer(PlLoop *self, PyObject *const *args,
                           Py_ssize_t nargs);
-PyObject *loop_remove_reader(PlLoop *self, PyObject *fd);
-PyObject *loop_remove_writer(PlLoop *self, PyObject *fd);
+PyObject *loop_remove_reader(PlLoop *self, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_remove_writer(PlLoop *self, PyObject *const *args,
+                             Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_private_add_reader(PlLoop *self, PyObject *const *args,
                                   Py_ssize_t nargs);
 PyObject *loop_private_add_writer(PlLoop *self, PyObject *const *args,

@@ -181,6 +181,23 @@ parse_call(PlLoop *self, const char *method, const char *const *params,
     return parse_named(self, method, params, nparams, kwnames, call);
 }
 
+PyObject *
+pl_only_argument(const char *method, const char *name, PyObject *const *args,
+                 Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+
+    if (nargs + named == 1 &&
+        (named == 0 || PyUnicode_CompareWithASCIIString(
+                           PyTuple_GET_ITEM(kwnames, 0), name) == 0))
+    {
+        return args[0];
+    }
+    PyErr_Format(PyExc_TypeError, "%s() takes exactly one argument: '%s'",
+                 method, name);
+    return NULL;
+}
+
 static const char *const callback_param[] = {"callback"};
 static const char *const delay_params[] = {"delay", "callback"};
 static const char *const when_params[] = {"when", "callback"};

@@ -134,11 +134,6 @@ int pl_leaves_loop(void);
 /* logger.debug(format, self), in debug mode. */
 void pl_stream_debug(PlStream *self, const char *format);
 
-/* Borrowed: the one argument of a method that may also be named. */
-PyObject *pl_only_argument(const char *method, const char *name,
-                           PyObject *const *args, Py_ssize_t nargs,
-                           PyObject *kwnames);
-
 /* Methods defined in stream_write.c. */
 PyObject *stream_write(PlStream *self, PyObject *const *args,
                        Py_ssize_t nargs, PyObject *kwnames);

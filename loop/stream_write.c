@@ -381,23 +381,6 @@ schedule_send(PlStream *self)
 
 /* -- methods ----------------------------------------------------------- */
 
-PyObject *
-pl_only_argument(const char *method, const char *name, PyObject *const *args,
-                 Py_ssize_t nargs, PyObject *kwnames)
-{
-    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-
-    if (nargs + named == 1 &&
-        (named == 0 || PyUnicode_CompareWithASCIIString(
-                           PyTuple_GET_ITEM(kwnames, 0), name) == 0))
-    {
-        return args[0];
-    }
-    PyErr_Format(PyExc_TypeError, "%s() takes exactly one argument: '%s'",
-                 method, name);
-    return NULL;
-}
-
 /* 1: go on; 0: nothing is to be written; -1: exception. */
 static int
 check_write(PlStream *self, PyObject *data)

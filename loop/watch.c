@@ -314,15 +314,23 @@ loop_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyObject *
-loop_remove_reader(PlLoop *self, PyObject *file)
+loop_remove_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
 {
-    return checked_remove(self, file, READER);
+    PyObject *file =
+        pl_only_argument("remove_reader", "fd", args, nargs, kwnames);
+
+    return file == NULL ? NULL : checked_remove(self, file, READER);
 }
 
 PyObject *
-loop_remove_writer(PlLoop *self, PyObject *file)
+loop_remove_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames)
 {
-    return checked_remove(self, file, WRITER);
+    PyObject *file =
+        pl_only_argument("remove_writer", "fd", args, nargs, kwnames);
+
+    return file == NULL ? NULL : checked_remove(self, file, WRITER);
 }
 
 PyObject *

@@ -5,10 +5,21 @@
     uvicorn app:app --loop pyloop:new_event_loop
 """
 
+from __future__ import annotations
+
 import asyncio as _asyncio
 import sys as _sys
+from typing import TYPE_CHECKING
 
 from pyloop._loop import EventLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any, TypeVar
+
+    from pyloop._policy import EventLoopPolicy
+
+    _T = TypeVar("_T")
 
 __version__ = "0.1.0"
 __all__ = (
@@ -21,32 +32,24 @@ __all__ = (
 )
 
 
-def new_event_loop():
+def new_event_loop() -> EventLoop:
     """A new event loop; the factory for `loop_factory` and `--loop`."""
     return EventLoop()
 
 
-if _sys.version_info >= (3, 12):
-
-    def run(main, *, debug=None):
-        """asyncio.run() on a pyloop loop: same arguments, same errors."""
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """asyncio.run() on a pyloop loop: same arguments, same errors."""
+    if _sys.version_info >= (3, 12):
         return _asyncio.run(main, debug=debug, loop_factory=new_event_loop)
-
-else:
-
-    def run(main, *, debug=None):
-        """asyncio.run() on a pyloop loop: same arguments, same errors."""
-        if _asyncio._get_running_loop() is not None:
-            raise RuntimeError(
-                "asyncio.run() cannot be called from a running event loop"
-            )
-        with _asyncio.Runner(
-            debug=debug, loop_factory=new_event_loop
-        ) as runner:
-            return runner.run(main)
+    if _asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "asyncio.run() cannot be called from a running event loop"
+        )
+    with _asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
 
 
-def install():
+def install() -> None:
     """Make pyloop's policy the process's: every new loop is a pyloop one.
 
     Policies are deprecated since Python 3.14 and gone in 3.16; there use
@@ -56,7 +59,7 @@ def install():
     _asyncio.set_event_loop_policy(policy())
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # Made on first use: from 3.14 on naming asyncio's policy class warns, and
     # importing pyloop must not.
     if name != "EventLoopPolicy":

@@ -8,6 +8,7 @@ ends on the loop" needs none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -100,9 +101,10 @@ def streams(ctx: Context) -> Sample:
     """
 
     async def serve(reader, writer):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(ConnectionError):  # the client just ends
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
         writer.close()
 
     async def main(loop):

@@ -30,7 +30,7 @@ def server(aiohttp):
 
 
 def test_aiohttp_requests(run, aiohttp, server):
-    data = pattern(2_000_000)
+    data = pattern(1_000_000)
 
     async def pieces():
         for start in range(0, len(data), 10_000):
