@@ -72,7 +72,8 @@ stubtest:
 
 # A sanitizer builds and tests a copy of the tree, so that its objects and
 # its extension never meet those of the ordinary build. (A free-threaded
-# interpreter has no PYTHONMALLOC=malloc.)
+# interpreter has no PYTHONMALLOC=malloc.) Standard error stays open: there
+# the sanitizers report.
 define checked_tests
 @$(SETUP) tests/requirements.txt
 @mkdir -p build/$(1)-$(TAG)
@@ -89,10 +90,12 @@ endef
 asan:
 	$(call checked_tests,address,\
 		LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
-		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1)
+		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1,\
+		-p no:faulthandler --capture=sys)
 
 ubsan:
-	$(call checked_tests,undefined,UBSAN_OPTIONS=print_stacktrace=1)
+	$(call checked_tests,undefined,UBSAN_OPTIONS=print_stacktrace=1,\
+		--capture=sys)
 
 # ThreadSanitizer sees a data race only if the interpreter is built with it
 # too (./configure --with-thread-sanitizer): TSAN_PYTHON names such a one.

@@ -30,7 +30,7 @@ pl_core_new(int *err)
         return NULL;
     }
     *err = pl_core_watch(core, core->wakeup.read_fd, PL_SLOT_WAKEUP, NULL,
-                         PL_READ);
+                         PL_WAKEUP_EVENTS);
     if (*err < 0) {
         pl_wakeup_fini(&core->wakeup);
         pl_poller_fini(&core->poller);
@@ -216,16 +216,4 @@ pl_core_uv(pl_core *core, int *err)
     }
     core->uv_open = 1;
     return &core->uv;
-}
-
-int
-pl_core_wait(pl_core *core, int64_t timeout_ns)
-{
-    if (timeout_ns != 0 && !pl_inbox_sleep(&core->inbox)) {
-        timeout_ns = 0;
-    }
-    int n = pl_poller_wait(&core->poller, timeout_ns);
-
-    pl_inbox_wake(&core->inbox);
-    return n;
 }

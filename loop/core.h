@@ -92,8 +92,4 @@ void pl_core_forget(pl_core *core, int fd);
    NULL and *err. */
 uv_loop_t *pl_core_uv(pl_core *core, int *err);
 
-/* Loop thread: blocks up to timeout_ns (< 0: for ever) unless something is
-   in the inbox, and collects events in core->poller.  No Python. */
-int pl_core_wait(pl_core *core, int64_t timeout_ns);
-
 #endif

@@ -23,6 +23,7 @@ enum pl_handle_flag {
     PL_IN_HEAP = 4,      /* asyncio's _scheduled */
     PL_HAS_REPR = 8,     /* cancelled in debug mode: args[0] is the repr */
     PL_PERSISTENT = 16,  /* add_reader's: runs many times */
+    PL_THREADSAFE = 32,  /* call_soon_threadsafe's: shown as such */
 };
 
 #define PL_INLINE_ARGS 3
@@ -38,7 +39,8 @@ typedef struct {
     uint32_t flags;
 } PlHandle;
 
-/* TimerHandle, thread-safe handle and debug Handle. */
+/* TimerHandle, debug Handle, and the handle that goes through the inbox (on
+   free-threaded builds: elsewhere the GIL guards the ring). */
 typedef struct {
     PlHandle base;
     union {
@@ -75,7 +77,7 @@ int pl_handle_check(pl_state *st, PyObject *obj);
 /* The four types; borrowed by the state. */
 int pl_handle_types(PyObject *module, pl_state *st);
 
-/* Gives the freelist's memory back. */
-void pl_handle_freelist_clear(PlLoop *loop);
+/* Gives up to `most` handles' memory back, down to `keep` in each list. */
+void pl_handle_freelist_trim(PlLoop *loop, int keep, int most);
 
 #endif

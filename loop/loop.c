@@ -61,6 +61,7 @@ static int
 loop_traverse(PlLoop *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->task_factory);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         void *entry = pl_ring_at(&self->ready, i);
@@ -113,6 +114,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
 static int
 loop_clear(PlLoop *self)
 {
+    Py_CLEAR(self->task_factory);
     while (pl_ring_count(&self->ready) > 0) {
         void *entry = pl_ring_pop(&self->ready);
 
@@ -185,7 +187,7 @@ close_core(PlLoop *self)
         link = next;
     }
     (void)loop_clear(self);
-    pl_handle_freelist_clear(self);
+    pl_handle_freelist_trim(self, 0, PL_FREELIST_MAX);
     pl_ring_fini(&self->ready);
     pl_heap_fini(&self->timers);
     PyMem_Free(self->read_buffer);
@@ -335,6 +337,11 @@ static PyMethodDef loop_methods[] = {
     {"call_at", FAST_KEYWORDS(loop_call_at),
      "call_at(when, callback, *args, context=None) -> TimerHandle\n\n"
      "Like call_later() with an absolute time in seconds of loop.time()."},
+    {"create_task", FAST_KEYWORDS(loop_create_task),
+     "create_task(coro, **kwargs) -> Task\n\n"
+     "Schedule a coroutine; keywords as the running version's Task takes."},
+    {"create_future", (PyCFunction)loop_create_future, METH_NOARGS,
+     "A new asyncio.Future of this loop."},
     {"time", (PyCFunction)loop_time, METH_NOARGS,
      "Seconds of the monotonic clock; a subclass or an instance that "
      "replaces it\ndrives the timers."},
@@ -378,6 +385,7 @@ static PyMethodDef loop_methods[] = {
 static PyMemberDef loop_members[] = {
     {"_closed", T_BOOL, offsetof(PlLoop, closed), 0, NULL},
     {"_stopping", T_BOOL, offsetof(PlLoop, stopping), 0, NULL},
+    {"_task_factory", T_OBJECT, offsetof(PlLoop, task_factory), 0, NULL},
     {"_debug", T_BOOL, offsetof(PlLoop, debug), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -28,7 +28,8 @@ typedef struct pl_job {
     PyObject *owner;
 } pl_job;
 
-#define PL_FREELIST_MAX 1024
+#define PL_FREELIST_MAX (1 << 17)    /* handles kept after a burst … */
+#define PL_FREELIST_IDLE 1024        /* … and while the loop idles */
 #define PL_READ_BUFFER (256 * 1024)
 
 struct PlLoop {
@@ -42,6 +43,7 @@ struct PlLoop {
     pl_ring ready;              /* PlHandle *, or pl_job * with bit 0 set */
     pl_heap timers;             /* PlHandle * of TimerHandle */
     size_t timers_cancelled;    /* of those in the heap */
+    PyObject *task_factory;     /* asyncio's _task_factory */
     PyObject *thread_id;        /* int while running, else NULL */
     atomic_ulong thread;        /* the same in C; 0 while not running; other
                                    threads compare it with their own */
@@ -99,6 +101,11 @@ int pl_loop_check_thread(PlLoop *loop);
 PyObject *pl_only_argument(const char *method, const char *name,
                            PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames);
+
+/* task.c */
+PyObject *loop_create_task(PlLoop *self, PyObject *const *args,
+                           Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_create_future(PlLoop *self, PyObject *unused);
 
 /* run.c */
 PyObject *loop_run(PlLoop *self, PyObject *unused);

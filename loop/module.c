@@ -65,7 +65,17 @@ module_exec(PyObject *module)
         PyErr_Clear();
         st->asyncio_threadsafe_handle = Py_NewRef(st->asyncio_handle);
     }
-    if (server_takes_transport(st) < 0) {
+    PyObject *base;
+
+    if (import_attribute(&base, "asyncio.base_events", "BaseEventLoop") < 0) {
+        return -1;
+    }
+    st->create_task = PyObject_GetAttrString(base, "create_task");
+    Py_DECREF(base);
+    st->loop_kwnames = PyTuple_Pack(1, st->str_loop);
+    if (st->create_task == NULL || st->loop_kwnames == NULL ||
+        server_takes_transport(st) < 0)
+    {
         return -1;
     }
     return pl_loop_type(module, st) < 0 || pl_handle_types(module, st) < 0 ||
@@ -88,6 +98,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->StreamType);
     Py_VISIT(st->ListenerType);
     Py_VISIT(st->asyncio_threadsafe_handle);
+    Py_VISIT(st->create_task);
+    Py_VISIT(st->loop_kwnames);
 #define X(field, name, attribute) Py_VISIT(st->field);
     PL_IMPORTS(X)
 #undef X
@@ -107,6 +119,8 @@ module_clear(PyObject *module)
     Py_CLEAR(st->StreamType);
     Py_CLEAR(st->ListenerType);
     Py_CLEAR(st->asyncio_threadsafe_handle);
+    Py_CLEAR(st->create_task);
+    Py_CLEAR(st->loop_kwnames);
 #define X(field, name, attribute) Py_CLEAR(st->field);
     PL_IMPORTS(X)
 #undef X

@@ -18,6 +18,7 @@
 
 #define PL_READ 1u
 #define PL_WRITE 2u
+#define PL_EDGE 4u    /* with PL_READ: report each arrival once */
 #define PL_POLL_BATCH 256
 
 typedef struct {

@@ -15,6 +15,7 @@
    second.  The bound within which I/O is seen. */
 #define POLL_SKIP_NS 20000
 
+#define TRIM_PER_SLEEP 512    /* handles: some 10 µs */
 #define MAX_WAIT_S 86400.0    /* asyncio's MAXIMUM_SELECT_TIMEOUT */
 
 /* How long the poll may block, in ns; < 0 for ever.  -2 and an exception
@@ -103,14 +104,22 @@ poll_step(PlLoop *self, bool first)
         }
     }
     self->polls++;
+    /* The sleep is announced attached: who pushes to the ring under the GIL
+       from here on sees it and wakes the poll. */
+    if (timeout != 0 && !pl_inbox_sleep(&core->inbox)) {
+        timeout = 0;
+    }
     if (timeout == 0) {
-        n = pl_core_wait(core, 0);
+        n = pl_poller_wait(&core->poller, 0);
+        pl_inbox_wake(&core->inbox);
     }
     else {
         int64_t start = pl_now_ns();
 
+        pl_handle_freelist_trim(self, PL_FREELIST_IDLE, TRIM_PER_SLEEP);
         Py_BEGIN_ALLOW_THREADS
-        n = pl_core_wait(core, timeout);
+        n = pl_poller_wait(&core->poller, timeout);
+        pl_inbox_wake(&core->inbox);
         Py_END_ALLOW_THREADS
         self->idle_ns += (uint64_t)(pl_now_ns() - start);
         if (PyErr_CheckSignals() < 0) {

@@ -3,6 +3,7 @@
 
 #include "handle.h"
 
+#include <errno.h>
 #include <math.h>
 #include <time.h>
 
@@ -242,6 +243,36 @@ pl_loop_drain_inbox(PlLoop *self)
     }
 }
 
+/* Whoever may touch the ring: the loop's thread, or on a build with a GIL its
+   holder.  New ref to the handle, which is in the ring. */
+static PlHandle *
+push_call(PlLoop *self, PyTypeObject *type, const call_args *call)
+{
+    if (pl_inbox_pending(&self->core->inbox)) {
+        pl_loop_drain_inbox(self);
+    }
+    PlHandle *handle =
+        pl_handle_new(self, type, call->args[0], call->args + 1,
+                      call->nargs - 1, call->context);
+
+    if (handle == NULL || pl_loop_push(self, Py_NewRef(handle)) < 0) {
+        Py_XDECREF(handle);
+        return NULL;
+    }
+    return handle;
+}
+
+/* The work is queued, but the loop could not be woken for it: say so. */
+static void
+report_wakeup(PlLoop *self)
+{
+    PyErr_SetFromErrno(PyExc_OSError);
+    PyErr_WriteUnraisable((PyObject *)self);
+}
+
+#if PL_FREE_THREADED
+
+/* No lock guards the ring, so every other thread takes the inbox. */
 static PyObject *
 post_handle(PlLoop *self, PlHandle *handle)
 {
@@ -253,14 +284,27 @@ post_handle(PlLoop *self, PlHandle *handle)
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return NULL;
     case 1:
-        /* Queued, but the loop could not be woken for it: say so. */
-        PyErr_SetFromErrno(PyExc_OSError);
-        PyErr_WriteUnraisable((PyObject *)self);
+        report_wakeup(self);
         break;
     default:
         break;
     }
     return (PyObject *)handle;
+}
+
+#endif
+
+/* A no-op unless the loop sleeps.  On a build with a GIL the loop announces
+   its sleep before it lets go of the GIL, so whoever pushed sees it. */
+static void
+wake_for(PlLoop *self)
+{
+    int err = pl_core_wake(self->core);
+
+    if (err < 0) {
+        errno = -err;
+        report_wakeup(self);
+    }
 }
 
 PyObject *
@@ -285,7 +329,6 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         type = self->st->DebugHandleType;
     }
 #if PL_FREE_THREADED
-    /* Not the loop's thread: no lock guards the ring, so take the inbox. */
     if (running_thread(self) != PyThread_get_thread_ident()) {
         PlHandle *posted =
             pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
@@ -294,17 +337,7 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         return posted == NULL ? NULL : post_handle(self, posted);
     }
 #endif
-    if (pl_inbox_pending(&self->core->inbox)) {
-        pl_loop_drain_inbox(self);
-    }
-    PlHandle *handle = pl_handle_new(self, type, call.args[0], call.args + 1,
-                                     call.nargs - 1, call.context);
-
-    if (handle == NULL || pl_loop_push(self, Py_NewRef(handle)) < 0) {
-        Py_XDECREF(handle);
-        return NULL;
-    }
-    return (PyObject *)handle;
+    return (PyObject *)push_call(self, type, &call);
 }
 
 PyObject *
@@ -320,22 +353,25 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
     {
         return NULL;
     }
-    PlHandle *handle =
-        pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
-                      call.args + 1, call.nargs - 1, call.context);
+#if PL_FREE_THREADED
+    if (running_thread(self) != PyThread_get_thread_ident()) {
+        PlHandle *posted =
+            pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
+                          call.args + 1, call.nargs - 1, call.context);
+
+        return posted == NULL ? NULL : post_handle(self, posted);
+    }
+#endif
+    PlHandle *handle = push_call(
+        self, self->debug ? self->st->DebugHandleType : self->st->HandleType,
+        &call);
 
     if (handle == NULL) {
         return NULL;
     }
-    if (running_thread(self) == PyThread_get_thread_ident()) {
-        pl_loop_drain_inbox(self);
-        if (pl_loop_push(self, Py_NewRef(handle)) < 0) {
-            Py_DECREF(handle);
-            return NULL;
-        }
-        return (PyObject *)handle;
-    }
-    return post_handle(self, handle);
+    handle->flags |= PL_THREADSAFE;
+    wake_for(self);
+    return (PyObject *)handle;
 }
 
 /* asyncio's _add_callback: a handle of whatever class, unless cancelled. */

@@ -38,6 +38,7 @@
     X(getpeername)                                                            \
     X(getsockname)                                                            \
     X(handle)                                                                 \
+    X(loop)                                                                   \
     X(message)                                                                \
     X(pause_writing)                                                          \
     X(peername)                                                               \
@@ -69,6 +70,8 @@
     X(iscoroutinefunction, "inspect", "iscoroutinefunction")                  \
     X(logger, "asyncio.log", "logger")                                        \
     X(socket_type, "socket", "socket")                                        \
+    X(future_type, "asyncio.futures", "Future")                               \
+    X(task_type, "asyncio.tasks", "Task")                                     \
     X(gaierror, "socket", "gaierror")                                         \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
     X(getframe, "sys", "_getframe")
@@ -83,6 +86,8 @@ typedef struct {
     PyTypeObject *StreamType;
     PyTypeObject *ListenerType;
     PyObject *asyncio_threadsafe_handle;    /* 3.14+, else Handle */
+    PyObject *create_task;                  /* BaseEventLoop's */
+    PyObject *loop_kwnames;                 /* ("loop",) */
     int attach_takes_transport;             /* Server._attach(transport) */
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)

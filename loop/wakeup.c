@@ -84,6 +84,9 @@ pl_wakeup_send(pl_wakeup *wakeup)
 void
 pl_wakeup_clear(pl_wakeup *wakeup)
 {
+#ifdef __linux__
+    (void)wakeup;
+#else
     char buffer[512];
     int saved = errno;
 
@@ -92,4 +95,5 @@ pl_wakeup_clear(pl_wakeup *wakeup)
     {
     }
     errno = saved;
+#endif
 }

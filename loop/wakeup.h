@@ -4,6 +4,13 @@
 #ifndef PL_WAKEUP_H
 #define PL_WAKEUP_H
 
+#ifdef __linux__
+/* An eventfd need not be read: each write is an edge of its own. */
+#define PL_WAKEUP_EVENTS (PL_READ | PL_EDGE)
+#else
+#define PL_WAKEUP_EVENTS PL_READ
+#endif
+
 typedef struct {
     /* set once */
     int read_fd;

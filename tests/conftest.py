@@ -84,8 +84,19 @@ def errors():
     assert not handler.records
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm():
+    """Let each loop open what it keeps for the life of the process."""
+
+    async def main():
+        await asyncio.get_running_loop().getaddrinfo("localhost", 80)
+
+    for name in support.LOOPS:
+        support.run(support.factory(name), main())
+
+
 @pytest.fixture(autouse=True)
-def no_leaked_fds(errors):
+def no_leaked_fds(errors, warm):
     before = support.open_fds()
     yield
     gc.collect()
@@ -96,16 +107,22 @@ def no_leaked_fds(errors):
 
 def pytest_generate_tests(metafunc):
     names = metafunc.fixturenames
-    loops = support.LOOPS
-    if "pyloop_only" in names:
-        loops = [name for name in loops if name == "pyloop"]
-    elif "loop_name" in names:
-        return
-    elif inspect.iscoroutinefunction(metafunc.function):
-        names.append("loop_name")
-    else:
-        return
-    metafunc.parametrize("loop_name", loops, indirect=True)
+    if inspect.iscoroutinefunction(metafunc.function):
+        if "loop_name" not in names:
+            names.append("loop_name")
+            metafunc.parametrize("loop_name", support.LOOPS, indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    def wanted(item):
+        if "pyloop_only" not in getattr(item, "fixturenames", ()):
+            return True
+        return item.callspec.params["loop_name"] == "pyloop"
+
+    config.hook.pytest_deselected(
+        items=[item for item in items if not wanted(item)]
+    )
+    items[:] = filter(wanted, items)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -203,7 +203,7 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.buffer = bytearray(self.buffer_size)
 
     def get_buffer(self, sizehint):
-        return self.buffer
+        return memoryview(self.buffer)
 
     def buffer_updated(self, nbytes):
         self.received += self.buffer[:nbytes]

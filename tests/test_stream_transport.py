@@ -927,6 +927,26 @@ async def test_buffer_is_not_held_between_reads():
         await protocol.receive(2)
 
 
+@pytest.mark.parametrize("kind", [bytearray, memoryview, "array", "mmap"])
+async def test_kinds_of_buffers(kind):
+    import mmap
+
+    make = {
+        "array": lambda size: array.array("B", bytes(size)),
+        "mmap": lambda size: mmap.mmap(-1, size),
+        memoryview: lambda size: memoryview(bytearray(size)),
+    }.get(kind, bytearray)
+
+    class Kind(BufferedRecorder):
+        def get_buffer(self, sizehint):
+            self.buffer = make(100)
+            return self.buffer
+
+    async with connected("tcp", Recorder, Kind) as (near, far):
+        near.transport.write(pattern(1000))
+        assert await far.receive(1000) == pattern(1000)
+
+
 @pytest.mark.parametrize("bad", [b"read-only", b"", bytearray(), None, 5])
 async def test_bad_buffers(bad):
     class Bad(BufferedRecorder):

@@ -16,7 +16,7 @@ import threading
 import time
 
 import pytest
-from support import LOOPS, ROOT, child_env, pattern, reset, wait
+from support import LOOPS, ROOT, child_env, pattern, reset, until, wait
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -77,6 +77,7 @@ def command(server, way, loop_name, port):
     if name == "hypercorn":
         args = ["hypercorn", "apps:asgi", "--bind", f"127.0.0.1:{port}"]
         args += ["--graceful-timeout", "20", "--workers", "0"]
+        args += ["--keep-alive", "2"]
         args += ["--log-level", "warning"]
         return [*through, *args]
     script = os.path.join(HERE, "apps.py")
@@ -442,11 +443,7 @@ def test_nothing_piles_up(server_name, loop_name):
             fds, memory = server.fds(), server.memory()
             for _ in range(5):
                 await burst()
-            for _ in range(200):
-                if server.fds() <= fds:
-                    break
-                await asyncio.sleep(0.02)
-            assert server.fds() <= fds
+            await until(lambda: server.fds() <= fds)
             assert server.memory() < memory + 60_000
 
         load(main())

@@ -1,0 +1,75 @@
+/* create_task and create_future without a Python frame.
+
+   Only the plain case: with a task factory or in debug mode asyncio's own
+   create_task does it (gather of 100 tasks 0.86 → 1.0 M tasks/s). */
+
+#include "loop.h"
+
+static PyObject *
+create_task_of_asyncio(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames)
+{
+    PyObject *stack[8];
+    Py_ssize_t count =
+        nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+
+    if (count > 7) {
+        PyErr_SetString(PyExc_TypeError, "create_task(): too many arguments");
+        return NULL;
+    }
+    stack[0] = (PyObject *)self;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        stack[1 + i] = args[i];
+    }
+    return PyObject_Vectorcall(self->st->create_task, stack,
+                               (size_t)nargs + 1, kwnames);
+}
+
+/* Task(coro, loop=self, **kwargs) */
+PyObject *
+loop_create_task(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+
+    if (self->closed || self->debug || nargs != 1 || named > 3 ||
+        (self->task_factory != NULL && self->task_factory != Py_None))
+    {
+        return create_task_of_asyncio(self, args, nargs, kwnames);
+    }
+    PyObject *stack[1 + 1 + 1 + 3];
+    PyObject *names = self->st->loop_kwnames;
+
+    stack[1] = args[0];
+    stack[2] = (PyObject *)self;
+    if (named > 0) {
+        names = PyTuple_New(1 + named);
+        if (names == NULL) {
+            return NULL;
+        }
+        PyTuple_SET_ITEM(names, 0, Py_NewRef(self->st->str_loop));
+        for (Py_ssize_t i = 0; i < named; i++) {
+            PyTuple_SET_ITEM(names, 1 + i,
+                             Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+            stack[3 + i] = args[1 + i];
+        }
+    }
+    PyObject *task =
+        PyObject_Vectorcall(self->st->task_type, stack + 1,
+                            1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+
+    if (named > 0) {
+        Py_DECREF(names);
+    }
+    return task;
+}
+
+PyObject *
+loop_create_future(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *stack[2] = {NULL, (PyObject *)self};
+
+    return PyObject_Vectorcall(self->st->future_type, stack + 1,
+                               0 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               self->st->loop_kwnames);
+}

@@ -1,0 +1,314 @@
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from support import async_error, open_fds, pattern, turns, until
+
+
+class Reader(asyncio.Protocol):
+    def __init__(self):
+        loop = asyncio.get_running_loop()
+        self.calls = []
+        self.received = bytearray()
+        self.lost = loop.create_future()
+        self.changed = asyncio.Event()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.calls.append("made")
+
+    def data_received(self, data):
+        self.received += data
+        self.changed.set()
+
+    def eof_received(self):
+        self.calls.append("eof")
+
+    def connection_lost(self, exc):
+        self.calls.append("lost")
+        self.lost.set_result(exc)
+        self.changed.set()
+
+    def pause_writing(self):
+        self.calls.append("pause")
+
+    def resume_writing(self):
+        self.calls.append("resume")
+        self.changed.set()
+
+    async def until(self, predicate):
+        while not predicate():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+async def read_pipe(fd):
+    loop = asyncio.get_running_loop()
+    return await loop.connect_read_pipe(Reader, os.fdopen(fd, "rb", 0))
+
+
+async def write_pipe(fd):
+    loop = asyncio.get_running_loop()
+    return await loop.connect_write_pipe(Reader, os.fdopen(fd, "wb", 0))
+
+
+async def test_read():
+    read, write = os.pipe()
+    transport, protocol = await read_pipe(read)
+    assert isinstance(transport, asyncio.ReadTransport)
+    assert transport.get_extra_info("pipe").fileno() == read
+    os.write(write, b"one")
+    await protocol.until(lambda: protocol.received == b"one")
+    transport.pause_reading()
+    assert not transport.is_reading()
+    os.write(write, b"two")
+    await turns(5)
+    assert protocol.received == b"one"
+    transport.resume_reading()
+    await protocol.until(lambda: protocol.received == b"onetwo")
+    os.close(write)
+    assert await protocol.lost is None
+    assert protocol.calls == ["made", "eof", "lost"]
+
+
+async def test_write():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    transport, protocol = await write_pipe(write)
+    assert isinstance(transport, asyncio.WriteTransport)
+    assert transport.get_write_buffer_size() == 0
+    data = pattern(1_000_000)
+    transport.write(data)
+    assert transport.get_write_buffer_size() > 0
+    assert protocol.calls == ["made", "pause"]
+    received = bytearray()
+
+    def more():
+        try:
+            received.extend(os.read(read, 1 << 16))
+        except BlockingIOError:
+            pass
+        return len(received) >= len(data)
+
+    await until(more)
+    assert received == data
+    await protocol.until(lambda: "resume" in protocol.calls)
+    transport.close()
+    assert await protocol.lost is None
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+async def test_close_flushes():
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    transport, protocol = await write_pipe(write)
+    data = pattern(300_000)
+    transport.write(data)
+    transport.close()
+    received = bytearray()
+
+    def more():
+        try:
+            part = os.read(read, 1 << 16)
+        except BlockingIOError:
+            return False
+        received.extend(part)
+        return not part
+
+    await until(more)
+    assert received == data
+    await protocol.lost
+    os.close(read)
+
+
+async def test_abort():
+    read, write = os.pipe()
+    transport, protocol = await write_pipe(write)
+    transport.write(bytes(1_000_000))
+    transport.abort()
+    assert await protocol.lost is None
+    os.close(read)
+
+
+async def test_reader_gone():
+    read, write = os.pipe()
+    transport, protocol = await write_pipe(write)
+    os.close(read)
+    exc = await protocol.lost
+    assert exc is None or type(exc) is BrokenPipeError
+    transport.write(b"x")
+    transport.close()
+
+
+async def test_write_eof():
+    read, write = os.pipe()
+    transport, protocol = await write_pipe(write)
+    assert transport.can_write_eof()
+    transport.write(b"x")
+    transport.write_eof()
+    await protocol.lost
+    assert os.read(read, 10) == b"x"
+    assert os.read(read, 10) == b""
+    os.close(read)
+
+
+async def test_socket_as_pipe():
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    with far:
+        transport, protocol = await loop.connect_read_pipe(Reader, near)
+        far.send(b"x")
+        await protocol.until(lambda: protocol.received)
+        transport.close()
+        await protocol.lost
+        assert near.fileno() == -1
+
+
+async def test_terminal():
+    """A pseudo terminal can be read and written."""
+    import pty
+
+    loop = asyncio.get_running_loop()
+    master, slave = pty.openpty()
+    import tty
+
+    tty.setraw(slave)
+    reading, reader = await read_pipe(master)
+    writing, writer = await loop.connect_write_pipe(
+        Reader, os.fdopen(slave, "wb", 0)
+    )
+    writing.write(b"hello")
+    await reader.until(lambda: reader.received == b"hello")
+    writing.close()
+    await writer.lost
+    reading.close()
+    await reader.lost
+
+
+def test_regular_file(agree, tmp_path):
+    """Refused with words, not by a crash; the file stays the caller's."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    async def scenario(loop):
+        seen = []
+        with open(path, "rb") as file:
+            seen.append(await async_error(loop.connect_read_pipe(Reader, file)))
+        with open(path, "wb") as file:
+            seen.append(
+                await async_error(loop.connect_write_pipe(Reader, file))
+            )
+        return seen
+
+    seen = agree(scenario)
+    assert seen[0] == (
+        ValueError,
+        "Pipe transport is for pipes/sockets only.",
+    )
+
+
+# asyncio's half-made transports fail once more when they are collected.
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_bad_arguments(agree):
+    async def scenario(loop):
+        seen = []
+        for value in (None, 5, "pipe"):
+            for method in loop.connect_read_pipe, loop.connect_write_pipe:
+                result = await async_error(method(Reader, value))
+                seen.append(result[0])
+        return seen
+
+    agree(scenario)
+
+
+async def test_descriptor_is_closed_once():
+    """An unrelated file that gets the number stays open."""
+    read, write = os.pipe()
+    transport, protocol = await read_pipe(read)
+    transport.close()
+    await protocol.lost
+    other = os.open("/dev/null", os.O_RDONLY)
+    assert other == read
+    del transport, protocol
+    await turns(5)
+    import gc
+
+    gc.collect()
+    os.fstat(other)
+    os.close(other)
+    os.close(write)
+
+
+async def test_failing_factory_leaves_the_pipe_alone():
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    before = open_fds().keys()
+
+    def factory():
+        raise ZeroDivisionError
+
+    with os.fdopen(read, "rb", 0) as file, os.fdopen(write, "wb", 0) as out:
+        assert (await async_error(loop.connect_read_pipe(factory, file)))[
+            0
+        ] is ZeroDivisionError
+        assert (await async_error(loop.connect_write_pipe(factory, out)))[
+            0
+        ] is ZeroDivisionError
+        assert open_fds().keys() == before
+        out.write(b"x")
+        assert file.read(1) == b"x"
+
+
+async def test_stream_over_pipes():
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.connect_read_pipe(
+        lambda: protocol, os.fdopen(read, "rb", 0)
+    )
+    os.write(write, b"a line\nrest")
+    os.close(write)
+    assert await reader.readline() == b"a line\n"
+    assert await reader.read() == b"rest"
+    transport.close()
+    await turns()
+
+
+def test_stdin_and_stdout_of_a_process(loop_name):
+    """Both as pipe transports; the same pipe again after the close fails
+    with words."""
+    from support import child_env, script
+
+    code = script(
+        loop_name,
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            reader = asyncio.StreamReader()
+            transport, _ = await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+            data = await reader.read()
+            transport.close()
+            out, _ = await loop.connect_write_pipe(
+                asyncio.BaseProtocol, sys.stdout)
+            out.write(data.upper())
+            out.close()
+            await asyncio.sleep(0.01)
+        run(main())
+        """,
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        input=b"hello",
+        capture_output=True,
+        timeout=60,
+        env=child_env(),
+    )
+    assert done.stdout == b"HELLO", done
