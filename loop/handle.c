@@ -97,7 +97,7 @@ pl_handle_new(PlLoop *loop, PyTypeObject *type, PyObject *callback,
     self->callback = Py_NewRef(callback);
     self->weaklist = NULL;
     self->nargs = 0;
-    self->flags = type == loop->st->ThreadSafeHandleType ? PL_THREADSAFE : 0;
+    self->flags = 0;
     self->args[0] = NULL;
     self->args[1] = NULL;
     self->args[2] = NULL;
@@ -688,7 +688,7 @@ static PyType_Spec timer_spec = {
     timer_slots,
 };
 static PyType_Spec threadsafe_spec = {
-    "pyloop._core.ThreadSafeHandle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
+    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
     handle_slots,
 };
 

@@ -359,7 +359,11 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
             pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
                           call.args + 1, call.nargs - 1, call.context);
 
-        return posted == NULL ? NULL : post_handle(self, posted);
+        if (posted == NULL) {
+            return NULL;
+        }
+        posted->flags |= PL_THREADSAFE;
+        return post_handle(self, posted);
     }
 #endif
     PlHandle *handle = push_call(

@@ -73,6 +73,8 @@
     X(future_type, "asyncio.futures", "Future")                               \
     X(task_type, "asyncio.tasks", "Task")                                     \
     X(gaierror, "socket", "gaierror")                                         \
+    X(selector_transport, "asyncio.selector_events",                          \
+      "_SelectorSocketTransport")                                             \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
     X(getframe, "sys", "_getframe")
 

@@ -388,13 +388,14 @@ check_write(PlStream *self, PyObject *data)
     if (!PyBytes_Check(data) && !PyByteArray_Check(data) &&
         !PyMemoryView_Check(data))
     {
-        PyObject *name = PyType_GetName(Py_TYPE(data));
+        /* asyncio's own words, which differ between versions: its method
+           looks at the data first and at nothing else. */
+        PyObject *none = PyObject_CallMethod(
+            self->loop->st->selector_transport, "write", "OO", self, data);
 
-        if (name != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "data argument must be a bytes-like object, not %R",
-                         name);
-            Py_DECREF(name);
+        if (none != NULL) {
+            Py_DECREF(none);
+            PyErr_SetString(PyExc_TypeError, "a bytes-like object is needed");
         }
         return -1;
     }
