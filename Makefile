@@ -68,7 +68,8 @@ bench:
 
 stubtest:
 	$(call prepare,scripts/requirements-lint.txt)
-	$(BIN)/python -m mypy.stubtest pyloop $(ARGS)
+	$(BIN)/python -m mypy.stubtest pyloop \
+		--mypy-config-file pyproject.toml $(ARGS)
 
 # A sanitizer builds and tests a copy of the tree, so that its objects and
 # its extension never meet those of the ordinary build. (A free-threaded

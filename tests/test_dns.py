@@ -1,0 +1,178 @@
+import asyncio
+import socket
+
+import pytest
+from support import async_error, has_ipv6, turns
+
+STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+QUESTIONS = [
+    (("127.0.0.1", 80), {}),
+    (("127.0.0.1", 80), {"type": STREAM}),
+    (("127.0.0.1", 80), {"type": DGRAM}),
+    (("127.0.0.1", 80), {"family": socket.AF_INET, "type": STREAM}),
+    (("127.0.0.1", 80), {"family": socket.AF_INET6, "type": STREAM}),
+    (("127.0.0.1", 80), {"proto": socket.IPPROTO_TCP}),
+    (("127.0.0.1", 80), {"proto": socket.IPPROTO_UDP}),
+    (("127.0.0.1", "80"), {"type": STREAM}),
+    (("127.0.0.1", b"80"), {"type": STREAM}),
+    (("127.0.0.1", "http"), {"type": STREAM}),
+    (("127.0.0.1", None), {"type": STREAM}),
+    (("127.0.0.1", ""), {"type": STREAM}),
+    ((b"127.0.0.1", 80), {"type": STREAM}),
+    (("127.1", 80), {"type": STREAM}),
+    (("0x7f.1", 80), {"type": STREAM}),
+    (("127.0.0.1 ", 80), {"type": STREAM}),
+    (("0.0.0.0", 0), {"type": STREAM}),
+    (("::1", 80), {}),
+    (("::1", 80), {"type": STREAM}),
+    (("::1", 80), {"family": socket.AF_INET, "type": STREAM}),
+    (("::ffff:127.0.0.1", 80), {"type": STREAM}),
+    (("fe80::1%lo", 80), {"type": STREAM}),
+    (("fe80::1%nowhere", 80), {"type": STREAM}),
+    (("localhost", 80), {}),
+    (("localhost", 80), {"type": STREAM}),
+    (("localhost", None), {"type": STREAM}),
+    (("localhost", 80), {"family": socket.AF_INET, "type": STREAM}),
+    ((b"localhost", 80), {"type": STREAM}),
+    (("LOCALHOST", 80), {"type": STREAM}),
+    (("localhost", 80), {"type": STREAM, "flags": socket.AI_CANONNAME}),
+    (("127.0.0.1", 80), {"type": STREAM, "flags": socket.AI_CANONNAME}),
+    (("127.0.0.1", 80), {"type": STREAM, "flags": socket.AI_NUMERICHOST}),
+    (("localhost", 80), {"type": STREAM, "flags": socket.AI_NUMERICHOST}),
+    (("127.0.0.1", "http"), {"flags": socket.AI_NUMERICSERV}),
+    ((None, 80), {"type": STREAM}),
+    ((None, 80), {"type": STREAM, "flags": socket.AI_PASSIVE}),
+    (("", 80), {"type": STREAM}),
+    (("", 80), {"type": STREAM, "flags": socket.AI_PASSIVE}),
+    ((None, None), {}),
+    (("", ""), {}),
+    (("no.invalid", 80), {"type": STREAM}),
+    (("nul\0inside", 80), {"type": STREAM}),
+    (("bücher.invalid", 80), {"type": STREAM}),
+    (("x" * 100 + ".invalid", 80), {"type": STREAM}),
+    (("\udcff", 80), {"type": STREAM}),
+    (("127.0.0.1", "no-such-service"), {"type": STREAM}),
+    (("127.0.0.1", 65535), {"type": STREAM}),
+    (("127.0.0.1", 65536), {"type": STREAM}),
+    (("127.0.0.1", -1), {"type": STREAM}),
+    (("127.0.0.1", 2**40), {"type": STREAM}),
+    (("127.0.0.1", 2**80), {"type": STREAM}),
+    (("127.0.0.1", 80.0), {"type": STREAM}),
+    ((5, 80), {"type": STREAM}),
+    (([], 80), {"type": STREAM}),
+    (("127.0.0.1", 80), {"type": 99}),
+    (("127.0.0.1", 80), {"family": 999}),
+    (("127.0.0.1", 80), {"flags": 1 << 30}),
+    (("127.0.0.1", 80), {"type": STREAM, "proto": socket.IPPROTO_UDP}),
+    (("127.0.0.1", 80), {"family": "x"}),
+]
+
+
+def classes(answer):
+    return [tuple(type(part) for part in entry) for entry in answer]
+
+
+@pytest.mark.parametrize(
+    "args, kwargs", QUESTIONS, ids=lambda value: ascii(value)[:60]
+)
+async def test_same_answer_as_the_socket_module(args, kwargs):
+    """In value and type; the same kind of error."""
+    loop = asyncio.get_running_loop()
+    try:
+        expected = await asyncio.to_thread(
+            socket.getaddrinfo, *args, **kwargs
+        )
+    except Exception as exc:
+        kind, text = await async_error(loop.getaddrinfo(*args, **kwargs))
+        assert kind is type(exc)
+        if isinstance(exc, socket.gaierror):
+            assert text == str(exc)
+    else:
+        answer = await loop.getaddrinfo(*args, **kwargs)
+        assert answer == expected
+        assert classes(answer) == classes(expected)
+        assert type(answer) is list
+
+
+async def test_unknown_keyword():
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TypeError):
+        await loop.getaddrinfo("localhost", 80, unknown=1)
+    with pytest.raises(TypeError):
+        await loop.getaddrinfo("localhost", 80, socket.AF_INET)
+
+
+async def test_many_at_once():
+    loop = asyncio.get_running_loop()
+    expected = socket.getaddrinfo("localhost", 80)
+    answers = await asyncio.gather(
+        *[loop.getaddrinfo("localhost", 80) for _ in range(100)]
+    )
+    assert answers == [expected] * 100
+
+
+async def test_cancelled():
+    loop = asyncio.get_running_loop()
+    for steps in range(4):
+        task = asyncio.ensure_future(loop.getaddrinfo("no.invalid", 80))
+        await turns(steps)
+        task.cancel()
+        try:
+            await task
+        except (asyncio.CancelledError, socket.gaierror):
+            pass
+
+
+def test_loop_stopped_with_a_look_up_under_way(loop):
+    async def main():
+        return asyncio.ensure_future(loop.getaddrinfo("localhost", 80))
+
+    task = loop.run_until_complete(main())
+    assert loop.run_until_complete(task)
+
+
+def test_loop_closed_with_a_look_up_under_way(loop):
+    """Neither crash nor hang; the answer has nowhere to go."""
+
+    async def main():
+        task = asyncio.ensure_future(loop.getaddrinfo("localhost", 80))
+        await turns(2)
+        return task
+
+    task = loop.run_until_complete(main())
+    task._log_destroy_pending = False
+    loop.close()
+    try:
+        task.get_coro().close()
+    except RuntimeError:
+        pass
+
+
+async def test_getnameinfo():
+    loop = asyncio.get_running_loop()
+    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    addresses = [("127.0.0.1", 80)]
+    if has_ipv6():
+        addresses.append(("::1", 80, 0, 0))
+    for address in addresses:
+        for flags in (0, numeric, socket.NI_NUMERICHOST):
+            expected = await asyncio.to_thread(
+                socket.getnameinfo, address, flags
+            )
+            assert await loop.getnameinfo(address, flags) == expected
+    for address in (("localhost", 80), ("127.0.0.1",), 5, ("127.0.0.1", -1)):
+        try:
+            expected = await asyncio.to_thread(socket.getnameinfo, address, 0)
+        except Exception as exc:
+            kind, _ = await async_error(loop.getnameinfo(address))
+            assert kind is type(exc)
+        else:
+            assert await loop.getnameinfo(address) == expected
+
+
+def test_debug_mode(loop):
+    loop.set_debug(True)
+    answer = loop.run_until_complete(loop.getaddrinfo("localhost", 80))
+    assert answer == socket.getaddrinfo("localhost", 80)
+    loop.set_debug(False)

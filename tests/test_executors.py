@@ -1,0 +1,174 @@
+import asyncio
+import concurrent.futures
+import contextvars
+import sys
+import threading
+import time
+
+import pytest
+from support import DEADLINE, error, run_script
+
+
+async def test_result_and_exception():
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(None, pow, 2, 10) == 1024
+    with pytest.raises(ZeroDivisionError):
+        await loop.run_in_executor(None, lambda: 1 / 0)
+    name = await loop.run_in_executor(
+        None, lambda: threading.current_thread().name
+    )
+    assert name.startswith("asyncio_")
+
+
+async def test_many():
+    loop = asyncio.get_running_loop()
+    calls = [loop.run_in_executor(None, abs, -n) for n in range(1000)]
+    assert await asyncio.gather(*calls) == list(range(1000))
+
+
+async def test_loop_works_meanwhile():
+    loop = asyncio.get_running_loop()
+    go = threading.Event()
+    waiting = loop.run_in_executor(None, go.wait, DEADLINE)
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+    assert not waiting.done()
+    go.set()
+    assert await waiting
+
+
+async def test_busy_threads_do_not_starve_the_loop():
+    """Threads that hold the GIL much of the time."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            sum(range(1000))
+
+    threads = [loop.run_in_executor(None, busy) for _ in range(2)]
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    stop.set()
+    await asyncio.gather(*threads)
+
+
+async def test_own_executor():
+    loop = asyncio.get_running_loop()
+    with concurrent.futures.ThreadPoolExecutor(1, "own") as pool:
+        name = await loop.run_in_executor(
+            pool, lambda: threading.current_thread().name
+        )
+    assert name.startswith("own")
+
+
+def test_set_default_executor(agree):
+    def scenario(loop):
+        with concurrent.futures.ThreadPoolExecutor(1, "own") as pool:
+            loop.set_default_executor(pool)
+            name = loop.run_until_complete(
+                loop.run_in_executor(
+                    None, lambda: threading.current_thread().name
+                )
+            )
+        return name.startswith("own"), error(loop.set_default_executor, 5)
+
+    assert agree(scenario)[0] is True
+
+
+def test_shutdown(agree):
+    def scenario(loop):
+        done = []
+
+        async def main():
+            loop.run_in_executor(None, lambda: (time.sleep(0.02), done.append(1)))
+            await loop.shutdown_default_executor()
+            assert done == [1]
+            return error(loop.run_in_executor, None, print)
+
+        return loop.run_until_complete(main())
+
+    assert agree(scenario) == (
+        RuntimeError,
+        "Executor shutdown has been called",
+    )
+
+
+def test_shutdown_without_an_executor(loop):
+    loop.run_until_complete(loop.shutdown_default_executor())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="added in 3.12")
+def test_shutdown_timeout(loop):
+    go = threading.Event()
+
+    async def main():
+        future = loop.run_in_executor(None, go.wait, DEADLINE)
+        with pytest.warns(RuntimeWarning, match="did not finishing joining"):
+            await loop.shutdown_default_executor(timeout=0.02)
+        go.set()
+        await future
+
+    loop.run_until_complete(main())
+
+
+def test_close_does_not_wait(loop):
+    go = threading.Event()
+    loop.run_in_executor(None, go.wait, DEADLINE)
+    executor = loop._default_executor
+    began = time.monotonic()
+    loop.close()
+    assert time.monotonic() - began < 5
+    go.set()
+    executor.shutdown()
+
+
+async def test_to_thread():
+    variable = contextvars.ContextVar("variable")
+    variable.set("kept")
+    assert await asyncio.to_thread(variable.get) == "kept"
+
+
+async def test_cancelled():
+    loop = asyncio.get_running_loop()
+    go = threading.Event()
+    future = loop.run_in_executor(None, go.wait, DEADLINE)
+    future.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await future
+    go.set()
+
+
+async def test_loop_called_back_from_the_thread():
+    loop = asyncio.get_running_loop()
+
+    async def double(n):
+        await asyncio.sleep(0)
+        return 2 * n
+
+    def work(n):
+        future = asyncio.run_coroutine_threadsafe(double(n), loop)
+        return future.result(DEADLINE)
+
+    results = await asyncio.gather(
+        *[loop.run_in_executor(None, work, n) for n in range(100)]
+    )
+    assert results == [2 * n for n in range(100)]
+
+
+def test_processes(loop_name):
+    """A pool of processes on the loop."""
+    run_script(
+        loop_name,
+        """
+        import concurrent.futures, multiprocessing
+        async def main():
+            loop = asyncio.get_running_loop()
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(
+                1, mp_context=context) as pool:
+                assert await loop.run_in_executor(pool, pow, 2, 10) == 1024
+        if __name__ == "__main__":
+            run(main())
+        """,
+    )

@@ -1,0 +1,210 @@
+import asyncio
+import hashlib
+import io
+import socket
+
+import pytest
+from support import (
+    Recorder,
+    async_error,
+    connected,
+    error,
+    pattern,
+    tcp_pair,
+    turns,
+    wired,
+)
+
+SIZE = 3_000_000
+DATA = pattern(SIZE)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with open(path, "rb") as file:
+        yield file
+
+
+async def read_all(sock, size):
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while len(received) < size:
+        received += await loop.sock_recv(sock, 1 << 18)
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    "offset, count", [(0, None), (1000, None), (1000, 5000), (0, SIZE * 2)]
+)
+async def test_sock_sendfile(file, offset, count):
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        end = SIZE if count is None else min(SIZE, offset + count)
+        expected = DATA[offset:end]
+        result, received = await asyncio.gather(
+            loop.sock_sendfile(near, file, offset, count),
+            read_all(far, len(expected)),
+        )
+        assert result == len(expected)
+        assert received == expected
+        assert file.tell() == end
+
+
+@pytest.mark.parametrize("offset, count", [(0, None), (10, 1000)])
+async def test_sock_sendfile_fallback(offset, count):
+    """What is no real file is read and sent."""
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        data = DATA[:500_000]
+        expected = data[offset : offset + count if count else None]
+        file = io.BytesIO(data)
+        result, received = await asyncio.gather(
+            loop.sock_sendfile(near, file, offset, count),
+            read_all(far, len(expected)),
+        )
+        assert result == len(expected) and received == expected
+        kind, _ = await async_error(
+            loop.sock_sendfile(near, io.BytesIO(b"x"), fallback=False)
+        )
+        assert kind is asyncio.SendfileNotAvailableError
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_sendfile_in_order_with_writes(file, kind):
+    loop = asyncio.get_running_loop()
+    async with connected(kind) as (near, far):
+        near.transport.write(b"before" * 50_000)
+        result = await loop.sendfile(near.transport, file, 100, 1_000_000)
+        assert result == 1_000_000
+        near.transport.write(b"after")
+        expected = b"before" * 50_000 + DATA[100:1_000_100] + b"after"
+        received = await far.receive(len(expected))
+        assert hashlib.md5(received).digest() == (
+            hashlib.md5(expected).digest()
+        )
+        assert file.tell() == 1_000_100
+        far.transport.write(b"still reading")
+        await near.receive(13)
+
+
+async def test_sendfile_of_all(file):
+    loop = asyncio.get_running_loop()
+    async with connected() as (near, far):
+        assert await loop.sendfile(near.transport, file) == SIZE
+        near.transport.close()
+        await far.lost
+        assert far.received == DATA
+
+
+async def test_writes_during_sendfile_are_refused(file):
+    loop = asyncio.get_running_loop()
+    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+        # Nobody reads, so it takes a while.
+        sending = asyncio.ensure_future(
+            loop.sendfile(protocol.transport, file)
+        )
+        await turns(5)
+        if not sending.done():
+            assert error(protocol.transport.write, b"x") == (
+                RuntimeError,
+                "unable to write; sendfile is in progress",
+            )
+        await asyncio.gather(sending, read_all(peer, SIZE))
+        protocol.transport.write(b"x")
+        assert await loop.sock_recv(peer, 1) == b"x"
+
+
+async def test_sendfile_keeps_reading_paused(file):
+    loop = asyncio.get_running_loop()
+    async with connected() as (near, far):
+        near.transport.pause_reading()
+        await loop.sendfile(near.transport, file, 0, 1000)
+        assert not near.transport.is_reading()
+        near.transport.resume_reading()
+        far.transport.write(b"x")
+        await near.receive(1)
+
+
+async def test_peer_gone_during_sendfile(file):
+    loop = asyncio.get_running_loop()
+    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+        sending = asyncio.ensure_future(
+            loop.sendfile(protocol.transport, file)
+        )
+        await turns(5)
+        peer.close()
+        result = await async_error(sending)
+        assert result is None or issubclass(result[0], ConnectionError)
+        protocol.transport.abort()
+        await protocol.lost
+
+
+async def test_cancelled_sendfile(file, pyloop_only):
+    """asyncio completes a future that is cancelled, and says so."""
+    loop = asyncio.get_running_loop()
+    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+        protocol.transport.write(bytes(10_000_000))
+        sending = asyncio.ensure_future(
+            loop.sendfile(protocol.transport, file)
+        )
+        await turns(5)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await read_all(peer, 10_000_000)
+
+
+def test_bad_arguments(agree, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"data")
+
+    async def scenario(loop):
+        seen = []
+        near, far = tcp_pair()
+        udp = socket.socket(type=socket.SOCK_DGRAM)
+        udp.setblocking(False)
+        with near, far, udp, open(path) as text, open(path, "rb") as file:
+            for args in (
+                (near, text),
+                (udp, file),
+                (near, file, -1),
+                (near, file, "1"),
+                (near, file, 0, 0),
+                (near, file, 0, -1),
+                (near, file, 0, "1"),
+                (near, file, 0, 1.5),
+            ):
+                seen.append(await async_error(loop.sock_sendfile(*args)))
+        async with wired(Recorder, tcp_pair()) as (protocol, peer):
+            with open(path) as text, open(path, "rb") as file:
+                transport = protocol.transport
+                for args in (
+                    (transport, text),
+                    (transport, file, -1),
+                    (transport, file, 0, 0),
+                ):
+                    result = await async_error(loop.sendfile(*args))
+                    seen.append(result)
+                transport.abort()
+                await protocol.lost
+                result = await async_error(loop.sendfile(transport, file))
+                seen.append(result)
+        return seen
+
+    agree(scenario)
+
+
+def test_empty_file(agree, tmp_path):
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+
+    async def scenario(loop):
+        near, far = tcp_pair()
+        with near, far, open(path, "rb") as file:
+            return await loop.sock_sendfile(near, file)
+
+    assert agree(scenario) == 0

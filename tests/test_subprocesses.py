@@ -1,0 +1,473 @@
+import asyncio
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+
+import pytest
+from support import (
+    DEADLINE,
+    async_error,
+    finish,
+    open_fds,
+    pattern,
+    run_script,
+    turns,
+    until,
+)
+
+PIPE = subprocess.PIPE
+
+
+async def start(*args, **kwargs):
+    return await asyncio.create_subprocess_exec(*args, **kwargs)
+
+
+async def test_exit_status():
+    for status in 0, 1, 7, 255:
+        child = await start("sh", "-c", f"exit {status}")
+        assert await child.wait() == status
+        assert child.returncode == status
+        assert await child.wait() == status
+
+
+async def test_communicate():
+    child = await start("cat", stdin=PIPE, stdout=PIPE)
+    data = pattern(2_000_000)
+    out, err = await child.communicate(data)
+    assert out == data and err is None
+    assert child.returncode == 0
+
+
+async def test_output_and_errors():
+    child = await start(
+        "sh", "-c", "echo out; echo err >&2", stdout=PIPE, stderr=PIPE
+    )
+    assert await child.communicate() == (b"out\n", b"err\n")
+
+
+async def test_errors_into_output():
+    child = await start(
+        "sh",
+        "-c",
+        "echo out; echo err >&2",
+        stdout=PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert await child.communicate() == (b"out\nerr\n", None)
+
+
+async def test_shell():
+    child = await asyncio.create_subprocess_shell(
+        "echo $((6 * 7)); exit 3", stdout=PIPE
+    )
+    out, _ = await child.communicate()
+    assert out == b"42\n"
+    assert child.returncode == 3
+
+
+async def test_conversation():
+    child = await start("cat", stdin=PIPE, stdout=PIPE)
+    for n in range(50):
+        child.stdin.write(b"line %d\n" % n)
+        await child.stdin.drain()
+        assert await child.stdout.readline() == b"line %d\n" % n
+    child.stdin.close()
+    await child.stdin.wait_closed()
+    assert await child.stdout.read() == b""
+    assert await child.wait() == 0
+
+
+@pytest.mark.parametrize("method", ["kill", "terminate", "send_signal"])
+async def test_signals(method):
+    child = await start("sleep", "60")
+    number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}.get(
+        method, signal.SIGUSR1
+    )
+    if method == "send_signal":
+        child.send_signal(number)
+    else:
+        getattr(child, method)()
+    assert await child.wait() == -number
+
+
+def test_signal_after_exit(agree):
+    async def scenario(loop):
+        child = await start("true")
+        await child.wait()
+        seen = []
+        for method in child.kill, child.terminate:
+            try:
+                method()
+                seen.append(None)
+            except ProcessLookupError:
+                seen.append(ProcessLookupError)
+        return seen
+
+    agree(scenario)
+
+
+async def test_pid():
+    child = await start("sh", "-c", "echo $$", stdout=PIPE)
+    out, _ = await child.communicate()
+    assert int(out) == child.pid
+
+
+async def test_no_zombie_is_left():
+    child = await start("true")
+    await child.wait()
+    await turns(5)
+    assert not os.path.exists(f"/proc/{child.pid}")
+
+
+async def test_stdin_is_a_pipe():
+    """A child can open /dev/stdin, which a socket does not allow."""
+    child = await start("cat", "/dev/stdin", stdin=PIPE, stdout=PIPE)
+    assert (await child.communicate(b"through"))[0] == b"through"
+    child = await start("sh", "-c", "echo x > /dev/stdout", stdout=PIPE)
+    assert (await child.communicate())[0] == b"x\n"
+
+
+async def test_devnull():
+    child = await start(
+        "cat", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    assert await child.wait() == 0
+    assert child.stdin is None and child.stdout is None
+
+
+async def test_descriptors_and_files(tmp_path):
+    path = tmp_path / "out"
+    with open(path, "wb") as file:
+        child = await start("echo", "x", stdout=file)
+        assert await child.wait() == 0
+    assert path.read_bytes() == b"x\n"
+
+
+async def test_cwd_and_env(tmp_path):
+    child = await start(
+        "sh", "-c", "pwd; echo $WORD", cwd=tmp_path, stdout=PIPE,
+        env={"WORD": "value", "PATH": os.environ["PATH"]},
+    )
+    out, _ = await child.communicate()
+    assert out.decode() == f"{os.path.realpath(tmp_path)}\nvalue\n"
+
+
+async def test_paths():
+    child = await start(
+        pathlib.Path("/bin/echo"), b"bytes", "text", stdout=PIPE
+    )
+    assert (await child.communicate())[0] == b"bytes text\n"
+    child = await start(
+        "name", "-c", "echo $0", executable=pathlib.Path("/bin/sh"),
+        stdout=PIPE,
+    )
+    assert (await child.communicate())[0] == b"name\n"
+
+
+async def test_other_arguments():
+    child = await start(
+        "sh", "-c", "umask; cut -d' ' -f1,6 /proc/self/stat",
+        umask=0o027, start_new_session=True, stdout=PIPE,
+    )
+    umask, _, session = (await child.communicate())[0].split()
+    assert umask == b"0027"
+    assert int(session) == child.pid
+    if os.getuid() == 0:
+        child = await start(
+            "sh", "-c", "id -u; id -g", user=1, group=1, stdout=PIPE
+        )
+        assert (await child.communicate())[0] == b"1\n1\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_preexec_fn():
+    child = await start(
+        "sh", "-c", "umask", preexec_fn=lambda: os.umask(0o77), stdout=PIPE
+    )
+    assert (await child.communicate())[0] == b"0077\n"
+    with pytest.raises(subprocess.SubprocessError):
+        await start("true", preexec_fn=lambda: 1 / 0)
+
+
+async def test_pass_fds_and_close_fds():
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    child = await start(
+        "sh", "-c", f"echo x > /dev/fd/{write}", stderr=subprocess.DEVNULL
+    )
+    assert await child.wait() != 0
+    child = await start("sh", "-c", f"echo x > /dev/fd/{write}", pass_fds=[write])
+    assert await child.wait() == 0
+    os.close(write)
+    assert os.read(read, 10) == b"x\n"
+    os.close(read)
+
+
+async def test_no_descriptor_of_the_loop_is_inherited():
+    async with asyncio.timeout(DEADLINE):
+        child = await start("ls", "/proc/self/fd", stdout=PIPE)
+        out, _ = await child.communicate()
+    # Its three, and the directory being listed.
+    assert len(out.split()) == 4
+
+
+def test_errors(agree):
+    async def scenario(loop):
+        seen = []
+        for args, kwargs in (
+            (["/no/such/program"], {}),
+            (["/"], {}),
+            (["true"], {"cwd": "/no/such/directory"}),
+            (["true"], {"universal_newlines": True}),
+            (["true"], {"shell": True}),
+            (["true"], {"bufsize": 1}),
+            (["true"], {"encoding": "utf-8"}),
+            (["true"], {"errors": "strict"}),
+            (["true"], {"text": True}),
+            (["true"], {"unknown": 1}),
+            ([], {}),
+            ([5], {}),
+            (["nul\0inside"], {}),
+        ):
+            try:
+                result = await async_error(start(*args, **kwargs))
+            except BaseException as exc:
+                result = type(exc), str(exc)
+            seen.append(result[0])
+        for command in ([], 5, None):
+            result = await async_error(
+                asyncio.create_subprocess_shell(command)
+            )
+            seen.append(result)
+        return seen
+
+    assert agree(scenario)[0] is FileNotFoundError
+
+
+async def test_failed_spawns_leave_no_descriptor():
+    before = open_fds().keys()
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            await start("/no/such", stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert open_fds().keys() == before
+
+
+async def test_many_at_once():
+    async def one(n):
+        child = await start("sh", "-c", f"echo {n}; exit {n}", stdout=PIPE)
+        out, _ = await child.communicate()
+        return int(out), child.returncode
+
+    results = await asyncio.gather(*[one(n) for n in range(40)])
+    assert results == [(n, n) for n in range(40)]
+
+
+async def test_exits_before_anybody_waits():
+    children = [await start("true") for _ in range(10)]
+    await asyncio.sleep(0.05)
+    for child in children:
+        assert await child.wait() == 0
+
+
+async def test_several_waiters():
+    child = await start("sleep", "0.05")
+    results = await asyncio.gather(*[child.wait() for _ in range(5)])
+    assert results == [0] * 5
+
+
+async def test_cancelled_wait():
+    child = await start("sleep", "60")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(child.wait(), 0.02)
+    child.kill()
+    assert await child.wait() == -signal.SIGKILL
+
+
+async def test_cancelled_read():
+    child = await start("cat", stdin=PIPE, stdout=PIPE)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(child.stdout.read(), 0.02)
+    out, _ = await child.communicate(b"still works")
+    assert out == b"still works"
+
+
+async def test_write_to_a_finished_child():
+    child = await start("true", stdin=PIPE)
+    await child.wait()
+
+    async def flood():
+        while True:
+            child.stdin.write(bytes(100_000))
+            await child.stdin.drain()
+            await asyncio.sleep(0)
+
+    kind, _ = await async_error(flood())
+    assert kind in (BrokenPipeError, ConnectionResetError)
+
+
+async def test_input_larger_than_what_is_read():
+    child = await start("head", "-c", "10", stdin=PIPE, stdout=PIPE)
+    out, _ = await child.communicate(bytes(5_000_000))
+    assert len(out) == 10
+
+
+async def test_output_after_the_child_is_gone():
+    """A grandchild holds the pipe: wait() does not wait for it."""
+    child = await start(
+        "sh", "-c", "(sleep 0.1; echo late) & exit 5", stdout=PIPE
+    )
+    assert await child.wait() == 5
+    assert await child.stdout.read() == b"late\n"
+
+
+class Recorder(asyncio.SubprocessProtocol):
+    def __init__(self):
+        self.calls = []
+        self.output = {1: bytearray(), 2: bytearray()}
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.calls.append("made")
+
+    def pipe_data_received(self, fd, data):
+        self.output[fd] += data
+
+    def pipe_connection_lost(self, fd, exc):
+        self.calls.append(f"pipe {fd}")
+
+    def process_exited(self):
+        self.calls.append("exited")
+
+    def connection_lost(self, exc):
+        self.calls.append("lost")
+        self.lost.set_result(exc)
+
+
+async def test_protocol():
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        Recorder, "sh", "-c", "echo out; echo err >&2; exit 4"
+    )
+    assert isinstance(transport, asyncio.SubprocessTransport)
+    assert transport.get_pid() > 0
+    assert await protocol.lost is None
+    assert protocol.calls[0] == "made" and protocol.calls[-1] == "lost"
+    assert sorted(protocol.calls[1:-1]) == [
+        "exited",
+        "pipe 0",
+        "pipe 1",
+        "pipe 2",
+    ]
+    assert protocol.output == {1: b"out\n", 2: b"err\n"}
+    assert transport.get_returncode() == 4
+    transport.close()
+
+
+async def test_transport():
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_shell(Recorder, "cat")
+    assert transport.get_returncode() is None
+    stdin = transport.get_pipe_transport(0)
+    assert isinstance(stdin, asyncio.WriteTransport)
+    assert isinstance(transport.get_pipe_transport(1), asyncio.ReadTransport)
+    assert transport.get_pipe_transport(5) is None
+    stdin.write(b"x")
+    stdin.close()
+    await protocol.lost
+    assert protocol.output[1] == b"x"
+    assert isinstance(
+        transport.get_extra_info("subprocess"), subprocess.Popen
+    )
+    transport.close()
+    assert transport.is_closing()
+    repr(transport)
+
+
+async def test_close_kills():
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(Recorder, "sleep", "60")
+    pid = transport.get_pid()
+    transport.close()
+    await protocol.lost
+    await until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+async def test_pipes_are_connected_through_the_loop():
+    """Tests of others patch connect_read_pipe."""
+    loop = asyncio.get_running_loop()
+    seen = []
+    original = loop.connect_read_pipe
+
+    async def connect_read_pipe(*args):
+        seen.append(args)
+        return await original(*args)
+
+    loop.connect_read_pipe = connect_read_pipe
+    child = await start("echo", "x", stdout=PIPE)
+    await child.communicate()
+    del loop.connect_read_pipe
+    assert len(seen) == 1
+
+
+def test_in_a_thread(loop_factory):
+    """A loop outside the main thread can have children too."""
+    results = []
+
+    async def main():
+        child = await start("sh", "-c", "echo x; exit 5", stdout=PIPE)
+        out, _ = await child.communicate()
+        return out, child.returncode
+
+    def run():
+        loop = loop_factory()
+        try:
+            results.append(
+                loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+            )
+        finally:
+            finish(loop)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert results == [(b"x\n", 5)] * 3
+
+
+def test_child_left_behind(loop_name):
+    """The loop ends with a child still running: no complaint but asyncio's,
+    no hang."""
+    run_script(
+        loop_name,
+        """
+        async def main():
+            child = await asyncio.create_subprocess_exec("sleep", "60")
+            child.kill()
+            await child.wait()
+        run(main())
+        async def main():
+            child = await asyncio.create_subprocess_exec(
+                "sh", "-c", "exit 3", stdout=asyncio.subprocess.PIPE)
+            assert (await child.communicate())[0] == b""
+            assert child.returncode == 3
+        for _ in range(3):
+            run(main())
+        """,
+    )
+
+
+def test_signals_are_reset_in_the_child(loop):
+    """A child of a loop with handlers dies of SIGTERM, SIGPIPE as usual."""
+    loop.add_signal_handler(signal.SIGTERM, int)
+
+    async def main():
+        child = await start("sleep", "60")
+        child.terminate()
+        return await child.wait()
+
+    assert loop.run_until_complete(main()) == -signal.SIGTERM
+    loop.remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,299 @@
+"""Loops in several threads at once, above all without a GIL."""
+
+import asyncio
+import gc
+import sysconfig
+import threading
+
+import pytest
+from support import DEADLINE, error, finish, run_script
+
+FREE_THREADED_BUILD = sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def in_threads(*targets):
+    failures = []
+
+    def guarded(target):
+        try:
+            target()
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [
+        threading.Thread(target=guarded, args=[target]) for target in targets
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.skipif(not FREE_THREADED_BUILD, reason="this build has a GIL")
+def test_gil_stays_off(pyloop_only):
+    run_script(
+        "pyloop",
+        """
+        import pyloop, warnings
+        assert not sys._is_gil_enabled()
+        run(asyncio.sleep(0))
+        assert not sys._is_gil_enabled()
+        """,
+    )
+
+
+def test_a_loop_in_each_thread(loop_factory):
+    """Servers, timers and tasks, none of another's."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def echo(reader, writer):
+            assert asyncio.get_running_loop() is loop
+            writer.write(await reader.readline())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        async with server:
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection(
+                    *server.sockets[0].getsockname()
+                )
+                writer.write(b"hello\n")
+                assert await reader.read() == b"hello\n"
+                writer.close()
+                await writer.wait_closed()
+                await asyncio.sleep(0.0001)
+
+    def work():
+        loop = loop_factory()
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+        finally:
+            finish(loop)
+
+    in_threads(*[work] * 4)
+
+
+def test_many_short_lived_loops(loop_factory):
+    def work():
+        for _ in range(50):
+            loop = loop_factory()
+            loop.call_soon(int)
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+    in_threads(*[work] * 4)
+
+
+def test_all_threads_post_to_all_loops(loop_factory):
+    """No lost, doubled or reordered call."""
+    count, size = 1000, 3
+    loops = [loop_factory() for _ in range(size)]
+    seen = [[] for _ in range(size)]
+    done = threading.Barrier(size)
+
+    def note(target, source, n):
+        seen[target].append((source, n))
+        if len(seen[target]) == size * count:
+            loops[target].stop()
+
+    def work(source):
+        loop = loops[source]
+
+        def produce():
+            for n in range(count):
+                for target in range(size):
+                    loops[target].call_soon_threadsafe(note, target, source, n)
+
+        producer = threading.Thread(target=produce)
+        loop.call_soon(producer.start)
+        loop.run_forever()
+        producer.join(DEADLINE)
+        done.wait(DEADLINE)
+        loop.close()
+
+    in_threads(*[lambda n=n: work(n) for n in range(size)])
+    for calls in seen:
+        assert len(calls) == size * count
+        for source in range(size):
+            numbers = [n for s, n in calls if s == source]
+            assert numbers == list(range(count))
+
+
+def test_coroutines_between_loops(loop_factory):
+    loops = [loop_factory() for _ in range(2)]
+    started = threading.Barrier(3)
+
+    async def value(n):
+        await asyncio.sleep(0)
+        return n
+
+    def serve(loop):
+        loop.call_soon(started.wait, DEADLINE)
+        loop.run_forever()
+        finish(loop)
+
+    def call():
+        started.wait(DEADLINE)
+        try:
+            for n in range(200):
+                for loop in loops:
+                    future = asyncio.run_coroutine_threadsafe(value(n), loop)
+                    assert future.result(DEADLINE) == n
+        finally:
+            for loop in loops:
+                loop.call_soon_threadsafe(loop.stop)
+
+    in_threads(*[lambda at=at: serve(at) for at in loops], call)
+
+
+def test_handles_cancelled_by_other_threads(loop_factory):
+    """A cancelled call runs or not, but once at most, and nothing breaks."""
+    loop = loop_factory()
+    ran = []
+
+    def work():
+        for n in range(2000):
+            handle = loop.call_soon_threadsafe(ran.append, (id(ran), n))
+            if n % 2:
+                handle.cancel()
+                handle.cancelled()
+                repr(handle)
+
+    def produce():
+        in_threads(work, work)
+        loop.call_soon_threadsafe(loop.stop)
+
+    in_threads(produce, loop.run_forever)
+    loop.close()
+    assert 2000 <= len(ran) <= 4000
+
+
+def test_getters_read_by_other_threads(loop_factory):
+    loop = loop_factory()
+    running = True
+    peers = []
+
+    async def main():
+        server = await loop.create_server(
+            asyncio.Protocol, "127.0.0.1", 0
+        )
+        for _ in range(100):
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, *server.sockets[0].getsockname()
+            )
+            peers[:] = [transport]
+            transport.write(b"x")
+            transport.close()
+            await asyncio.sleep(0)
+        server.close()
+
+    def work():
+        nonlocal running
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+        finally:
+            running = False
+            finish(loop)
+
+    def look():
+        while running:
+            loop.is_running(), loop.is_closed(), loop.time(), repr(loop)
+            loop.get_debug()
+            for transport in list(peers):
+                transport.is_closing()
+                transport.get_extra_info("peername")
+                transport.get_write_buffer_size()
+
+    in_threads(work, look, look)
+
+
+def test_closing_while_others_post(loop_factory):
+    for _ in range(30):
+        loop = loop_factory()
+        ready = threading.Barrier(4)
+        texts = set()
+
+        def post():
+            ready.wait(DEADLINE)
+            while True:
+                result = error(loop.call_soon_threadsafe, int)
+                if result:
+                    texts.add(result)
+                    return
+
+        def run():
+            ready.wait(DEADLINE)
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+        in_threads(post, post, post, run)
+        assert texts == {(RuntimeError, "Event loop is closed")}
+
+
+def test_collector_runs_while_loops_run(loop_factory):
+    running = True
+
+    def work():
+        nonlocal running
+        loop = loop_factory()
+
+        def step(n):
+            if n:
+                loop.call_soon(step, n - 1)
+                loop.call_later(0, int).cancel()
+            else:
+                loop.stop()
+
+        loop.call_soon(step, 3000)
+        loop.run_forever()
+        loop.close()
+
+    def collect():
+        while running:
+            gc.collect()
+
+    def both():
+        nonlocal running
+        try:
+            in_threads(work, work)
+        finally:
+            running = False
+
+    in_threads(both, collect)
+
+
+def test_wrong_thread_calls_do_not_crash(loop_factory):
+    """Not promised to work, but never to corrupt memory."""
+    loop = loop_factory()
+    stop = threading.Event()
+
+    def misuse():
+        for _ in range(3000):
+            for call in (
+                lambda: loop.call_soon(int),
+                lambda: loop.call_later(0, int),
+                lambda: loop.call_later(0, int).cancel(),
+            ):
+                error(call)
+        stop.set()
+
+    def run():
+        def check():
+            if stop.is_set():
+                loop.stop()
+            else:
+                loop.call_later(0.001, check)
+
+        loop.call_soon(check)
+        loop.run_forever()
+
+    if not FREE_THREADED_BUILD or "pyloop" in type(loop).__module__:
+        in_threads(run, misuse)
+    loop.close()
