@@ -15,8 +15,7 @@ unix_object(const struct sockaddr_un *address, size_t length)
     size_t path = length > offset ? length - offset : 0;
 
     if (path > 0 && address->sun_path[0] == '\0') {
-        return PyBytes_FromStringAndSize(address->sun_path,
-                                         (Py_ssize_t)path);
+        return PyBytes_FromStringAndSize(address->sun_path, (Py_ssize_t)path);
     }
     return PyUnicode_DecodeFSDefaultAndSize(
         address->sun_path, (Py_ssize_t)strnlen(address->sun_path, path));

@@ -32,6 +32,10 @@ PyErr_GetRaisedException(void)
 static inline void
 PyErr_SetRaisedException(PyObject *exc)
 {
+    if (exc == NULL) {
+        PyErr_Clear();
+        return;
+    }
     PyErr_Restore(Py_NewRef(Py_TYPE(exc)), exc, PyException_GetTraceback(exc));
 }
 #endif
@@ -54,31 +58,10 @@ PyLong_AsInt(PyObject *obj)
 #define Py_END_CRITICAL_SECTION() }
 #endif
 
-/* Does the type accept a NULL default, as PyObject_GetOptionalAttr does:
-   1 found, 0 absent (no exception), -1 error. */
-#if PY_VERSION_HEX < 0x030D0000
-static inline int
-PyObject_GetOptionalAttr(PyObject *obj, PyObject *name, PyObject **result)
-{
-    *result = PyObject_GetAttr(obj, name);
-    if (*result != NULL) {
-        return 1;
-    }
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        return -1;
-    }
-    PyErr_Clear();
-    return 0;
-}
-#endif
-
 #ifdef Py_GIL_DISABLED
 #define PL_FREE_THREADED 1
 #else
 #define PL_FREE_THREADED 0
 #endif
-
-/* From 3.12 on Server._attach and ._detach of some releases take the
-   transport; which, is found out at import (state.h), not here. */
 
 #endif

@@ -22,10 +22,14 @@ static const struct {
     int uv;
     int eai;
 } gai_errors[] = {
-    {UV_EAI_AGAIN, EAI_AGAIN},       {UV_EAI_BADFLAGS, EAI_BADFLAGS},
-    {UV_EAI_FAIL, EAI_FAIL},         {UV_EAI_FAMILY, EAI_FAMILY},
-    {UV_EAI_MEMORY, EAI_MEMORY},     {UV_EAI_NONAME, EAI_NONAME},
-    {UV_EAI_OVERFLOW, EAI_OVERFLOW}, {UV_EAI_SERVICE, EAI_SERVICE},
+    {UV_EAI_AGAIN, EAI_AGAIN},
+    {UV_EAI_BADFLAGS, EAI_BADFLAGS},
+    {UV_EAI_FAIL, EAI_FAIL},
+    {UV_EAI_FAMILY, EAI_FAMILY},
+    {UV_EAI_MEMORY, EAI_MEMORY},
+    {UV_EAI_NONAME, EAI_NONAME},
+    {UV_EAI_OVERFLOW, EAI_OVERFLOW},
+    {UV_EAI_SERVICE, EAI_SERVICE},
     {UV_EAI_SOCKTYPE, EAI_SOCKTYPE},
 #ifdef EAI_NODATA
     {UV_EAI_NODATA, EAI_NODATA},
@@ -41,8 +45,7 @@ resolve_error(pl_state *st, int status)
 {
     for (size_t i = 0; i < sizeof(gai_errors) / sizeof(*gai_errors); i++) {
         if (gai_errors[i].uv == status) {
-            return PyObject_CallFunction(st->gaierror, "is",
-                                         gai_errors[i].eai,
+            return PyObject_CallFunction(st->gaierror, "is", gai_errors[i].eai,
                                          gai_strerror(gai_errors[i].eai));
         }
     }
@@ -61,12 +64,11 @@ resolve_list(const struct addrinfo *answer)
         PyObject *entry =
             address == NULL
                 ? NULL
-                : Py_BuildValue("iiisN", answer->ai_family,
-                                answer->ai_socktype, answer->ai_protocol,
-                                answer->ai_canonname == NULL
-                                    ? ""
-                                    : answer->ai_canonname,
-                                address);
+                : Py_BuildValue(
+                      "iiisN", answer->ai_family, answer->ai_socktype,
+                      answer->ai_protocol,
+                      answer->ai_canonname == NULL ? "" : answer->ai_canonname,
+                      address);
 
         if (entry == NULL || PyList_Append(list, entry) < 0) {
             Py_CLEAR(list);
@@ -84,17 +86,17 @@ complete(pl_resolve *resolve, int status, struct addrinfo *answer)
     PyObject *done = PyObject_CallMethodNoArgs(future, st->str_done);
 
     if (done == Py_False) {
-        PyObject *value = status < 0 ? resolve_error(st, status)
-                                     : resolve_list(answer);
+        PyObject *value =
+            status < 0 ? resolve_error(st, status) : resolve_list(answer);
 
         Py_DECREF(done);
-        done = value == NULL
-                   ? NULL
-                   : PyObject_CallMethodOneArg(
-                         future,
-                         status < 0 ? st->str_set_exception
-                                    : st->str_set_result,
-                         value);
+        done =
+            value == NULL
+                ? NULL
+                : PyObject_CallMethodOneArg(future,
+                                            status < 0 ? st->str_set_exception
+                                                       : st->str_set_result,
+                                            value);
         Py_XDECREF(value);
     }
     if (done == NULL) {

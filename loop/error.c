@@ -38,8 +38,8 @@ call_exception_handler(PlLoop *loop, PyObject *context)
 int
 pl_report(PlLoop *loop, const char *message, PyObject *exc, ...)
 {
-    PyObject *context = Py_BuildValue("{s:s,s:N}", "message", message,
-                                      "exception", exc);
+    PyObject *context =
+        Py_BuildValue("{s:s,s:N}", "message", message, "exception", exc);
     const char *key;
     va_list more;
 
@@ -67,9 +67,10 @@ pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
                    PyObject *args, PyObject *traceback)
 {
     PyObject *exc = PyErr_GetRaisedException();
-    PyObject *source = PyObject_CallFunctionObjArgs(
-        loop->st->format_callback_source, callback == NULL ? Py_None : callback,
-        args == NULL ? Py_None : args, NULL);
+    PyObject *source =
+        PyObject_CallFunctionObjArgs(loop->st->format_callback_source,
+                                     callback == NULL ? Py_None : callback,
+                                     args == NULL ? Py_None : args, NULL);
 
     if (source == NULL) {
         Py_DECREF(exc);

@@ -153,8 +153,8 @@ static void
 handle_clear_contents(PlHandle *self)
 {
     PyObject *gone[2 + PL_INLINE_ARGS] = {
-        self->callback, self->context,
-        self->args[0],  self->args[1], self->args[2],
+        self->callback, self->context, self->args[0],
+        self->args[1],  self->args[2],
     };
 
     self->callback = NULL;
@@ -234,9 +234,9 @@ call_in_context(PlHandle *self)
         stack[1] = self->args[0];
         stack[2] = self->args[1];
         stack[3] = self->args[2];
-        result = PyObject_Vectorcall(self->callback, stack + 1,
-                                     nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                     NULL);
+        result =
+            PyObject_Vectorcall(self->callback, stack + 1,
+                                nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     else {
         result = PyObject_CallObject(self->callback, self->args[0]);
@@ -460,9 +460,8 @@ handle_class(PlHandle *self)
     pl_state *st = self->loop->st;
 
     return Py_TYPE(self) == st->TimerHandleType ? st->asyncio_timer_handle
-           : self->flags & PL_THREADSAFE
-               ? st->asyncio_threadsafe_handle
-               : st->asyncio_handle;
+           : self->flags & PL_THREADSAFE        ? st->asyncio_threadsafe_handle
+                                                : st->asyncio_handle;
 }
 
 /* asyncio's own methods work on ours: they only read attributes. */
@@ -654,7 +653,9 @@ static PyGetSetDef timer_getset[] = {
 #define COMMON_SLOTS                                                          \
     {Py_tp_dealloc, handle_dealloc}, {Py_tp_traverse, handle_traverse},       \
         {Py_tp_clear, handle_clear}, {Py_tp_repr, handle_repr},               \
-        {Py_tp_members, handle_members}
+    {                                                                         \
+        Py_tp_members, handle_members                                         \
+    }
 
 static PyType_Slot handle_slots[] = {
     COMMON_SLOTS,
@@ -680,16 +681,17 @@ static PyType_Spec handle_spec = {
     "pyloop._core.Handle", sizeof(PlHandle), 0, HANDLE_FLAGS, handle_slots,
 };
 static PyType_Spec debug_handle_spec = {
-    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
-    handle_slots,
+    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS, handle_slots,
 };
 static PyType_Spec timer_spec = {
-    "pyloop._core.TimerHandle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
+    "pyloop._core.TimerHandle",
+    sizeof(PlHandleX),
+    0,
+    HANDLE_FLAGS,
     timer_slots,
 };
 static PyType_Spec threadsafe_spec = {
-    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS,
-    handle_slots,
+    "pyloop._core.Handle", sizeof(PlHandleX), 0, HANDLE_FLAGS, handle_slots,
 };
 
 int
@@ -705,8 +707,8 @@ int
 pl_handle_types(PyObject *module, pl_state *st)
 {
 #define ADD(field, spec)                                                      \
-    st->field = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec,       \
-                                                         NULL);               \
+    st->field =                                                               \
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);        \
     if (st->field == NULL) {                                                  \
         return -1;                                                            \
     }

@@ -75,8 +75,7 @@ pl_heap_sift_down(pl_heap *heap, size_t index, pl_heap_entry entry)
             break;
         }
         while (++child < end) {
-            if (pl_heap_before(&heap->entries[child],
-                               &heap->entries[least])) {
+            if (pl_heap_before(&heap->entries[child], &heap->entries[least])) {
                 least = child;
             }
         }

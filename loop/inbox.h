@@ -133,9 +133,9 @@ pl_inbox_take(pl_inbox *inbox)
         if (head == NULL || head == PL_INBOX_CLOSED) {
             return NULL;
         }
-    } while (!atomic_compare_exchange_weak_explicit(
-        &inbox->head, &head, NULL, memory_order_acquire,
-        memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&inbox->head, &head, NULL,
+                                                    memory_order_acquire,
+                                                    memory_order_relaxed));
     return pl_inbox_reverse(head);
 }
 

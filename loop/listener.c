@@ -44,10 +44,9 @@ report_creation(PlListener *self, PyObject *protocol)
     static const char message[] =
         "Error on transport creation for incoming connection";
 
-    return protocol == NULL
-               ? pl_report(self->loop, message, exc, NULL)
-               : pl_report(self->loop, message, exc, "protocol", protocol,
-                           NULL);
+    return protocol == NULL ? pl_report(self->loop, message, exc, NULL)
+                            : pl_report(self->loop, message, exc, "protocol",
+                                        protocol, NULL);
 }
 
 /* Takes fd over. */
@@ -86,8 +85,8 @@ accepted(PlListener *self, int fd, const struct sockaddr *peer,
 static int
 watch_listener(PlListener *self)
 {
-    int err = pl_core_watch(self->loop->core, self->fd, PL_SLOT_LISTENER,
-                            self, PL_READ);
+    int err = pl_core_watch(self->loop->core, self->fd, PL_SLOT_LISTENER, self,
+                            PL_READ);
 
     if (err < 0) {
         pl_raise_errno(err);
@@ -128,8 +127,7 @@ out_of_resource(PlListener *self, int err)
     Py_INCREF(self);
     unwatch_listener(self);
     if (status == 0) {
-        PyObject *resume =
-            PyObject_GetAttrString((PyObject *)self, "_resume");
+        PyObject *resume = PyObject_GetAttrString((PyObject *)self, "_resume");
         PyObject *timer =
             resume == NULL
                 ? NULL
@@ -263,8 +261,8 @@ loop_stop_listening(PlLoop *loop, PyObject *number)
 static PyObject *
 listener_resume(PlListener *self, PyObject *Py_UNUSED(unused))
 {
-    PyObject *number = PyObject_CallMethodNoArgs(self->sock,
-                                                 self->loop->st->str_fileno);
+    PyObject *number =
+        PyObject_CallMethodNoArgs(self->sock, self->loop->st->str_fileno);
 
     if (number == NULL) {
         return NULL;
@@ -338,7 +336,7 @@ static PyType_Spec listener_spec = {
 int
 pl_listener_type(PyObject *module, pl_state *st)
 {
-    st->ListenerType = (PyTypeObject *)PyType_FromModuleAndSpec(
-        module, &listener_spec, NULL);
+    st->ListenerType =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &listener_spec, NULL);
     return st->ListenerType == NULL ? -1 : 0;
 }

@@ -77,8 +77,8 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
             Py_REFCNT(handle) == 1)
         {
             /* Ours alone and not tracked: stand in for it. */
-            int status = Py_TYPE(handle)->tp_traverse((PyObject *)handle,
-                                                      visit, arg);
+            int status =
+                Py_TYPE(handle)->tp_traverse((PyObject *)handle, visit, arg);
 
             if (status != 0) {
                 return status;
@@ -126,8 +126,7 @@ loop_clear(PlLoop *self)
         }
     }
     while (self->timers.count > 0) {
-        PlHandle *handle =
-            self->timers.entries[--self->timers.count].item;
+        PlHandle *handle = self->timers.entries[--self->timers.count].item;
 
         handle->flags &= ~(uint32_t)PL_IN_HEAP;
         Py_DECREF(handle);
@@ -289,6 +288,24 @@ loop_get_thread_id(PlLoop *self, void *Py_UNUSED(closure))
     return value;
 }
 
+static PyObject *
+loop_get_closed(PlLoop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->closed);
+}
+
+static int
+loop_set_closed(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int closed = value == NULL ? 0 : PyObject_IsTrue(value);
+
+    if (closed < 0) {
+        return -1;
+    }
+    self->closed = closed;
+    return 0;
+}
+
 /* BaseEventLoop.__init__ writes None; only running sets it. */
 static int
 loop_set_thread_id(PlLoop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
@@ -301,25 +318,22 @@ static PyObject *
 loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
 {
     return Py_BuildValue(
-        "{s:n,s:n,s:K,s:K,s:K,s:K,s:K,s:d}",
-        "ready", (Py_ssize_t)pl_ring_count(&self->ready),
-        "timers",
-        (Py_ssize_t)(self->timers.count - self->timers_cancelled),
-        "turns", (unsigned long long)self->turns,
-        "polls", (unsigned long long)self->polls,
-        "callbacks", (unsigned long long)self->callbacks,
-        "handoffs", (unsigned long long)self->handoffs,
-        "wakeups",
+        "{s:n,s:n,s:K,s:K,s:K,s:K,s:K,s:d}", "ready",
+        (Py_ssize_t)pl_ring_count(&self->ready), "timers",
+        (Py_ssize_t)(self->timers.count - self->timers_cancelled), "turns",
+        (unsigned long long)self->turns, "polls",
+        (unsigned long long)self->polls, "callbacks",
+        (unsigned long long)self->callbacks, "handoffs",
+        (unsigned long long)self->handoffs, "wakeups",
         (unsigned long long)(self->core == NULL ? 0 : self->core->wakeups),
         "idle_time", (double)self->idle_ns * 1e-9);
 }
 
 /* -- type -------------------------------------------------------------- */
 
-#define FAST(name)                                                            \
-    (PyCFunction)(void (*)(void))name, METH_FASTCALL
+#define FAST(name) (PyCFunction)(void (*)(void)) name, METH_FASTCALL
 #define FAST_KEYWORDS(name)                                                   \
-    (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS
+    (PyCFunction)(void (*)(void)) name, METH_FASTCALL | METH_KEYWORDS
 
 static PyMethodDef loop_methods[] = {
     {"call_soon", FAST_KEYWORDS(loop_call_soon),
@@ -383,7 +397,6 @@ static PyMethodDef loop_methods[] = {
 };
 
 static PyMemberDef loop_members[] = {
-    {"_closed", T_BOOL, offsetof(PlLoop, closed), 0, NULL},
     {"_stopping", T_BOOL, offsetof(PlLoop, stopping), 0, NULL},
     {"_task_factory", T_OBJECT, offsetof(PlLoop, task_factory), 0, NULL},
     {"_debug", T_BOOL, offsetof(PlLoop, debug), 0, NULL},
@@ -391,6 +404,7 @@ static PyMemberDef loop_members[] = {
 };
 
 static PyGetSetDef loop_getset[] = {
+    {"_closed", (getter)loop_get_closed, (setter)loop_set_closed, NULL, NULL},
     {"_thread_id", (getter)loop_get_thread_id, (setter)loop_set_thread_id,
      NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -420,8 +434,8 @@ static PyType_Spec loop_spec = {
 int
 pl_loop_type(PyObject *module, pl_state *st)
 {
-    st->LoopType = (PyTypeObject *)PyType_FromModuleAndSpec(
-        module, &loop_spec, NULL);
+    st->LoopType =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &loop_spec, NULL);
     return st->LoopType == NULL
                ? -1
                : PyModule_AddObjectRef(module, "Loop",

@@ -8,6 +8,7 @@
 #ifndef PL_LOOP_H
 #define PL_LOOP_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "compat.h"
@@ -47,7 +48,7 @@ struct PlLoop {
     PyObject *thread_id;        /* int while running, else NULL */
     atomic_ulong thread;        /* the same in C; 0 while not running; other
                                    threads compare it with their own */
-    bool closed;
+    atomic_bool closed;         /* any thread may ask */
     bool stopping;
     bool debug;
     bool own_time;              /* time() is overridden: ask Python */
@@ -76,8 +77,8 @@ int64_t pl_now_ns(void);
 /* loop.time(), through Python when it is overridden; -1.0 and an exception
    set on failure (test PyErr_Occurred). */
 double pl_loop_time(PlLoop *loop);
-PyObject *loop_call_soon(PlLoop *self, PyObject *const *args,
-                         Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames);
 PyObject *loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
                                     Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_call_later(PlLoop *self, PyObject *const *args,

@@ -29,8 +29,7 @@ server_takes_transport(pl_state *st)
     }
     attach = PyObject_GetAttr(server, st->str__attach);
     code = attach == NULL ? NULL : PyObject_GetAttrString(attach, "__code__");
-    count = code == NULL ? NULL
-                         : PyObject_GetAttrString(code, "co_argcount");
+    count = code == NULL ? NULL : PyObject_GetAttrString(code, "co_argcount");
     if (count != NULL) {
         st->attach_takes_transport = PyLong_AsLong(count) > 1;
         status = PyErr_Occurred() ? -1 : 0;

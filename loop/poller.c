@@ -68,9 +68,8 @@ wait_without_pwait2(pl_poller *poller, struct epoll_event *events,
     struct pollfd self = {.fd = poller->fd, .events = POLLIN};
     int ready = ppoll(&self, 1, timeout, NULL);
 
-    return ready <= 0
-               ? ready
-               : epoll_wait(poller->fd, events, PL_POLL_BATCH, 0);
+    return ready <= 0 ? ready
+                      : epoll_wait(poller->fd, events, PL_POLL_BATCH, 0);
 }
 
 int

@@ -227,10 +227,9 @@ run_entry_timed(PlLoop *self, void *entry)
     }
     PyErr_Clear();
     if (took >= limit && exc == NULL) {
-        PyObject *name = is_job
-                             ? PyObject_Repr(subject)
-                             : PyObject_CallOneArg(self->st->format_handle,
-                                                   subject);
+        PyObject *name =
+            is_job ? PyObject_Repr(subject)
+                   : PyObject_CallOneArg(self->st->format_handle, subject);
         PyObject *done =
             name == NULL
                 ? NULL

@@ -46,7 +46,7 @@ loop_time(PlLoop *self, PyObject *Py_UNUSED(unused))
 int
 pl_loop_check_closed(PlLoop *self)
 {
-    if (self->closed) {
+    if (atomic_load_explicit(&self->closed, memory_order_relaxed)) {
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return -1;
     }
@@ -251,9 +251,8 @@ push_call(PlLoop *self, PyTypeObject *type, const call_args *call)
     if (pl_inbox_pending(&self->core->inbox)) {
         pl_loop_drain_inbox(self);
     }
-    PlHandle *handle =
-        pl_handle_new(self, type, call->args[0], call->args + 1,
-                      call->nargs - 1, call->context);
+    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
+                                     call->nargs - 1, call->context);
 
     if (handle == NULL || pl_loop_push(self, Py_NewRef(handle)) < 0) {
         Py_XDECREF(handle);
@@ -491,7 +490,8 @@ loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     else {
         /* self.time() + delay, with its errors. */
         PyObject *start = PyFloat_FromDouble(now);
-        PyObject *sum = start == NULL ? NULL : PyNumber_Add(start, call.args[0]);
+        PyObject *sum =
+            start == NULL ? NULL : PyNumber_Add(start, call.args[0]);
 
         Py_XDECREF(start);
         if (sum == NULL) {

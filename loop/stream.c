@@ -21,8 +21,8 @@ pl_stream_debug(PlStream *self, const char *format)
     if (!self->loop->debug) {
         return;
     }
-    PyObject *done = PyObject_CallMethod(self->loop->st->logger, "debug",
-                                         "sO", format, self);
+    PyObject *done = PyObject_CallMethod(self->loop->st->logger, "debug", "sO",
+                                         format, self);
 
     if (done == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);
@@ -89,10 +89,9 @@ report_handle(PlStream *self, PyObject *method, PyObject *arg)
 {
     PyObject *context = PyContext_Copy(self->context);
     PlHandle *handle =
-        context == NULL
-            ? NULL
-            : pl_handle_new(self->loop, self->loop->st->HandleType, method,
-                            &arg, 1, context);
+        context == NULL ? NULL
+                        : pl_handle_new(self->loop, self->loop->st->HandleType,
+                                        method, &arg, 1, context);
 
     Py_XDECREF(context);
     return handle;
@@ -124,8 +123,8 @@ report_connection_made(PlStream *self)
         return -1;
     }
     PyErr_SetRaisedException(exc);
-    status = pl_report_callback(self->loop, (PyObject *)handle, method, args,
-                                NULL);
+    status =
+        pl_report_callback(self->loop, (PyObject *)handle, method, args, NULL);
     Py_DECREF(method);
     Py_DECREF(args);
     pl_handle_drop(handle);
@@ -220,8 +219,7 @@ stream_io(pl_job *job)
         if ((events & PL_READ) && (self->flags & PL_S_READING)) {
             status = pl_stream_read(self);
         }
-        if (status == 0 && (events & PL_WRITE) &&
-            (self->flags & PL_S_WRITING))
+        if (status == 0 && (events & PL_WRITE) && (self->flags & PL_S_WRITING))
         {
             status = pl_stream_write_ready(self);
         }
@@ -284,9 +282,8 @@ pl_stream_fatal(PlStream *self, const char *message)
         if (self->loop->debug) {
             PyObject *kwargs = Py_BuildValue("{s:O}", "exc_info", exc);
             PyObject *args = Py_BuildValue("(sOs)", "%r: %s", self, message);
-            PyObject *log =
-                PyObject_GetAttr(self->loop->st->logger,
-                                 self->loop->st->str_debug);
+            PyObject *log = PyObject_GetAttr(self->loop->st->logger,
+                                             self->loop->st->str_debug);
             PyObject *done = kwargs == NULL || args == NULL || log == NULL
                                  ? NULL
                                  : PyObject_Call(log, args, kwargs);
@@ -368,7 +365,8 @@ release_socket(PlStream *self)
         close(fd);
         return;
     }
-    PyObject *done = PyObject_CallMethodNoArgs(sock, self->loop->st->str_close);
+    PyObject *done =
+        PyObject_CallMethodNoArgs(sock, self->loop->st->str_close);
 
     if (done == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);
@@ -387,11 +385,10 @@ detach_server(PlStream *self)
         return 0;
     }
     self->server = NULL;
-    PyObject *done =
-        st->attach_takes_transport
-            ? PyObject_CallMethodOneArg(server, st->str__detach,
-                                        (PyObject *)self)
-            : PyObject_CallMethodNoArgs(server, st->str__detach);
+    PyObject *done = st->attach_takes_transport
+                         ? PyObject_CallMethodOneArg(server, st->str__detach,
+                                                     (PyObject *)self)
+                         : PyObject_CallMethodNoArgs(server, st->str__detach);
 
     Py_DECREF(server);
     if (done == NULL) {
@@ -405,14 +402,12 @@ static int
 report_lost(PlStream *self, PyObject *exc)
 {
     PyObject *raised = PyErr_GetRaisedException();
-    PyObject *method = PyObject_GetAttr((PyObject *)self,
-                                        self->loop->st->str__call_connection_lost);
+    PyObject *method = PyObject_GetAttr(
+        (PyObject *)self, self->loop->st->str__call_connection_lost);
     PyObject *arg = exc == NULL ? Py_None : exc;
     PyObject *args = PyTuple_Pack(1, arg);
     PlHandle *handle =
-        method == NULL
-            ? NULL
-            : report_handle(self, method, arg);
+        method == NULL ? NULL : report_handle(self, method, arg);
     int status = -1;
 
     if (handle != NULL && args != NULL) {
@@ -492,11 +487,10 @@ static int
 attach_server(PlStream *self, PyObject *server)
 {
     pl_state *st = self->loop->st;
-    PyObject *done =
-        st->attach_takes_transport
-            ? PyObject_CallMethodOneArg(server, st->str__attach,
-                                        (PyObject *)self)
-            : PyObject_CallMethodNoArgs(server, st->str__attach);
+    PyObject *done = st->attach_takes_transport
+                         ? PyObject_CallMethodOneArg(server, st->str__attach,
+                                                     (PyObject *)self)
+                         : PyObject_CallMethodNoArgs(server, st->str__attach);
 
     if (done == NULL) {
         return -1;
@@ -532,8 +526,8 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
     self->capacity = PL_STREAM_CHUNKS;
     self->high = 64 * 1024;
     self->low = 16 * 1024;
-    self->context = context == NULL ? PyContext_CopyCurrent()
-                                    : Py_NewRef(context);
+    self->context =
+        context == NULL ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (self->context == NULL) {
         goto error;
     }
@@ -583,8 +577,7 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
         pl_raise_errno(err);
         goto error;
     }
-    if (server != NULL && server != Py_None &&
-        attach_server(self, server) < 0)
+    if (server != NULL && server != Py_None && attach_server(self, server) < 0)
     {
         pl_core_forget(loop->core, fd);
         goto error;
@@ -631,8 +624,8 @@ loop_make_stream(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
         }
         return NULL;
     }
-    return (PyObject *)pl_stream_new(self, fd, args[0], args[1], NULL,
-                                     args[2], args[3], args[4], NULL, 0);
+    return (PyObject *)pl_stream_new(self, fd, args[0], args[1], NULL, args[2],
+                                     args[3], args[4], NULL, 0);
 }
 
 PyObject *
@@ -661,9 +654,9 @@ ensure_sock(PlStream *self)
         (void)getsockopt(self->fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
         size = sizeof(int);
         (void)getsockopt(self->fd, SOL_SOCKET, SO_PROTOCOL, &proto, &size);
-        PyObject *sock = PyObject_CallFunction(self->loop->st->socket_type,
-                                               "iiii", family, type, proto,
-                                               self->fd);
+        PyObject *sock =
+            PyObject_CallFunction(self->loop->st->socket_type, "iiii", family,
+                                  type, proto, self->fd);
 
         if (sock == NULL) {
             return NULL;
@@ -735,8 +728,8 @@ ensure_extra(PlStream *self)
     sockname = stream_sockname(self);
     peername = stream_peername(self);
     if (sockname == NULL || peername == NULL ||
-        PyDict_SetItem(extra, st->str_socket,
-                       sock == NULL ? Py_None : sock) < 0 ||
+        PyDict_SetItem(extra, st->str_socket, sock == NULL ? Py_None : sock) <
+            0 ||
         PyDict_SetItem(extra, st->str_sockname, sockname) < 0 ||
         PyDict_SetItem(extra, st->str_peername, peername) < 0 ||
         (self->given != NULL && PyDict_Update(extra, self->given) < 0))
@@ -757,11 +750,11 @@ done:
 static PyObject *
 stream_get_extra_info(PlStream *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"name", "default", NULL};
+    static const char *const names[] = {"name", "default", NULL};
     PyObject *name, *missing = Py_None;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info",
-                                     names, &name, &missing) ||
+                                     (char **)names, &name, &missing) ||
         ensure_extra(self) < 0)
     {
         return NULL;
@@ -801,8 +794,8 @@ stream_abort(PlStream *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 stream_force_close(PlStream *self, PyObject *exc)
 {
-    if (pl_stream_force_close(self,
-                              exc == Py_None ? NULL : Py_NewRef(exc)) < 0)
+    if (pl_stream_force_close(self, exc == Py_None ? NULL : Py_NewRef(exc)) <
+        0)
     {
         return NULL;
     }
@@ -902,8 +895,8 @@ stream_reclaim_fd(PlStream *self, PyObject *Py_UNUSED(unused))
 {
     self->flags &= ~(uint32_t)PL_S_LENT;
     if (self->fd >= 0 && !self->loop->closed) {
-        int err = pl_core_watch(self->loop->core, self->fd, PL_SLOT_STREAM,
-                                self, 0);
+        int err =
+            pl_core_watch(self->loop->core, self->fd, PL_SLOT_STREAM, self, 0);
 
         if (err < 0) {
             return pl_raise_errno(err);
@@ -923,10 +916,10 @@ stream_set_protocol(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *protocol =
         pl_only_argument("set_protocol", "protocol", args, nargs, kwnames);
-    int buffered = protocol == NULL
-                       ? -1
-                       : PyObject_IsInstance(
-                             protocol, self->loop->st->buffered_protocol);
+    int buffered =
+        protocol == NULL
+            ? -1
+            : PyObject_IsInstance(protocol, self->loop->st->buffered_protocol);
 
     if (buffered < 0) {
         return NULL;
@@ -951,23 +944,22 @@ static PyObject *
 stream_repr(PlStream *self)
 {
     PyObject *name = PyType_GetName(Py_TYPE(self));
-    const char *state = self->fd < 0                    ? " closed"
+    const char *state = self->fd < 0                 ? " closed"
                         : self->flags & PL_S_CLOSING ? " closing"
-                                                        : "";
+                                                     : "";
     PyObject *repr;
 
     if (name == NULL) {
         return NULL;
     }
     if (self->loop->closed || self->fd < 0) {
-        repr = PyUnicode_FromFormat("<%U%s fd=%d>", name, state,
-                                    self->shown_fd);
+        repr =
+            PyUnicode_FromFormat("<%U%s fd=%d>", name, state, self->shown_fd);
     }
     else {
         repr = PyUnicode_FromFormat(
             "<%U%s fd=%d read=%s write=<%s, bufsize=%zu>>", name, state,
-            self->shown_fd,
-            self->flags & PL_S_READING ? "polling" : "idle",
+            self->shown_fd, self->flags & PL_S_READING ? "polling" : "idle",
             self->flags & PL_S_WRITING ? "polling" : "idle", self->buffered);
     }
     Py_DECREF(name);
@@ -1006,8 +998,7 @@ stream_get_conn_lost(PlStream *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-stream_get_sendfile_mode(PlStream *Py_UNUSED(self),
-                         void *Py_UNUSED(closure))
+stream_get_sendfile_mode(PlStream *Py_UNUSED(self), void *Py_UNUSED(closure))
 {
     PyObject *constants = PyImport_ImportModule("asyncio.constants");
     PyObject *modes = constants == NULL
@@ -1115,11 +1106,11 @@ stream_dealloc(PlStream *self)
 
 /* -- type -------------------------------------------------------------- */
 
-#define NOARGS(name) (PyCFunction)name, METH_NOARGS
+#define NOARGS(name) (PyCFunction) name, METH_NOARGS
 #define FAST_KEYWORDS(name)                                                   \
-    (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS
+    (PyCFunction)(void (*)(void)) name, METH_FASTCALL | METH_KEYWORDS
 #define KEYWORDS(name)                                                        \
-    (PyCFunction)(void (*)(void))name, METH_VARARGS | METH_KEYWORDS
+    (PyCFunction)(void (*)(void)) name, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef stream_methods[] = {
     {"write", FAST_KEYWORDS(stream_write),
@@ -1131,16 +1122,14 @@ static PyMethodDef stream_methods[] = {
     {"can_write_eof", NOARGS(stream_can_write_eof), "True."},
     {"close", NOARGS(stream_close),
      "Send what is queued, then close; connection_lost(None) follows."},
-    {"abort", NOARGS(stream_abort),
-     "Close at once and drop what is queued."},
+    {"abort", NOARGS(stream_abort), "Close at once and drop what is queued."},
     {"is_closing", NOARGS(stream_is_closing),
      "True from close(), abort() or an error on."},
     {"is_reading", NOARGS(stream_is_reading),
      "True unless paused or closing."},
     {"pause_reading", NOARGS(stream_pause_reading),
      "No data_received() until resume_reading()."},
-    {"resume_reading", NOARGS(stream_resume_reading),
-     "Undo pause_reading()."},
+    {"resume_reading", NOARGS(stream_resume_reading), "Undo pause_reading()."},
     {"set_protocol", FAST_KEYWORDS(stream_set_protocol),
      "Hand all further events to another protocol."},
     {"get_protocol", NOARGS(stream_get_protocol), "The current protocol."},
@@ -1158,8 +1147,8 @@ static PyMethodDef stream_methods[] = {
     {"_reclaim_fd", NOARGS(stream_reclaim_fd), NULL},
     {"_force_close", (PyCFunction)stream_force_close, METH_O, NULL},
     {"_fatal_error", (PyCFunction)stream_fatal_error, METH_VARARGS, NULL},
-    {"_call_connection_lost", (PyCFunction)stream_call_connection_lost,
-     METH_O, NULL},
+    {"_call_connection_lost", (PyCFunction)stream_call_connection_lost, METH_O,
+     NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1177,8 +1166,7 @@ static PyGetSetDef stream_getset[] = {
     {"_start_tls_compatible", (getter)stream_get_true, NULL, NULL, NULL},
     {"_sendfile_compatible", (getter)stream_get_sendfile_mode, NULL, NULL,
      NULL},
-    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL,
-     NULL},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -1231,8 +1219,8 @@ pl_stream_type(PyObject *module, pl_state *st)
     if (bases == NULL) {
         return -1;
     }
-    st->StreamType = (PyTypeObject *)PyType_FromModuleAndSpec(
-        module, &stream_spec, bases);
+    st->StreamType =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &stream_spec, bases);
     Py_DECREF(bases);
     return st->StreamType == NULL ? -1 : 0;
 }

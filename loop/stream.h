@@ -50,35 +50,35 @@ struct PlStream {
     PyObject *context;     /* every protocol method runs in it */
     pl_inet peer;          /* inet only; else peername */
     PyObject *peername;    /* other families: as shown */
-    PyObject *given;       /* what the maker adds to the extra info, or NULL */
+    PyObject *given; /* what the maker adds to the extra info, or NULL */
 
     /* loop thread only */
     PyObject *protocol;
-    PyObject *server;      /* owned until detached */
-    PyObject *sock;        /* socket.socket, made on demand when accepted */
-    PyObject *sockname;    /* noted at the end when nobody had asked */
-    PyObject *waiter;      /* future to wake after connection_made() */
+    PyObject *server; /* owned until detached */
+    PyObject *sock; /* socket.socket, made on demand when accepted */
+    PyObject *sockname; /* noted at the end when nobody had asked */
+    PyObject *waiter; /* future to wake after connection_made() */
     PyObject *empty_waiter;
     PyObject *lost_exc;
     PyObject *dict;
     PyObject *weaklist;
-    pl_job io;             /* connection_made() first, then readiness */
-    pl_job lost;           /* connection_lost() */
-    int fd;                /* -1 once closed */
-    int shown_fd;          /* asyncio's _sock_fd: stays */
+    pl_job io; /* connection_made() first, then readiness */
+    pl_job lost; /* connection_lost() */
+    int fd; /* -1 once closed */
+    int shown_fd; /* asyncio's _sock_fd: stays */
     uint32_t flags;
-    uint32_t pending;      /* PL_READ | PL_WRITE for the io job */
-    uint32_t conn_lost;    /* as in asyncio: > 0 once the end is scheduled */
-    uint32_t read_size;    /* of the next read; 0: the loop's buffer */
+    uint32_t pending; /* PL_READ | PL_WRITE for the io job */
+    uint32_t conn_lost; /* as in asyncio: > 0 once the end is scheduled */
+    uint32_t read_size; /* of the next read; 0: the loop's buffer */
 
     /* The write queue: bytes objects, oldest at `first`. */
     PyObject *inline_chunks[PL_STREAM_CHUNKS];
-    PyObject **chunks;     /* inline_chunks or PyMem memory */
+    PyObject **chunks; /* inline_chunks or PyMem memory */
     size_t first;
     size_t count;
     size_t capacity;
-    size_t offset;         /* bytes of the oldest that are sent */
-    size_t buffered;       /* bytes waiting: get_write_buffer_size() */
+    size_t offset; /* bytes of the oldest that are sent */
+    size_t buffered; /* bytes waiting: get_write_buffer_size() */
     size_t high;
     size_t low;
 };
@@ -135,8 +135,8 @@ int pl_leaves_loop(void);
 void pl_stream_debug(PlStream *self, const char *format);
 
 /* Methods defined in stream_write.c. */
-PyObject *stream_write(PlStream *self, PyObject *const *args,
-                       Py_ssize_t nargs, PyObject *kwnames);
+PyObject *stream_write(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames);
 PyObject *stream_writelines(PlStream *self, PyObject *const *args,
                             Py_ssize_t nargs, PyObject *kwnames);
 PyObject *stream_write_eof(PlStream *self, PyObject *unused);

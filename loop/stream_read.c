@@ -37,8 +37,8 @@ read_eof(PlStream *self)
     pl_state *st = self->loop->st;
 
     pl_stream_debug(self, "%r received EOF");
-    PyObject *keep = PyObject_CallMethodNoArgs(self->protocol,
-                                               st->str_eof_received);
+    PyObject *keep =
+        PyObject_CallMethodNoArgs(self->protocol, st->str_eof_received);
     int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
 
     Py_XDECREF(keep);
@@ -102,9 +102,8 @@ read_buffered(PlStream *self)
     PyObject *count = PyLong_FromSsize_t(n);
     PyObject *result =
         count == NULL ? NULL
-                      : PyObject_CallMethodOneArg(self->protocol,
-                                                  st->str_buffer_updated,
-                                                  count);
+                      : PyObject_CallMethodOneArg(
+                            self->protocol, st->str_buffer_updated, count);
 
     Py_XDECREF(count);
     if (result == NULL) {
@@ -163,7 +162,7 @@ read_bytes(PlStream *self, int *status)
         int err = errno;
 
         Py_XDECREF(data);
-        *status = n == 0 ? read_eof(self)
+        *status = n == 0                       ? read_eof(self)
                   : read_failed(self, err) < 0 ? -1
                                                : 0;
         return NULL;

@@ -163,8 +163,8 @@ call_flow(PlStream *self, PyObject *name, const char *message)
 static int
 maybe_pause(PlStream *self)
 {
-    if (self->buffered <= self->high ||
-        (self->flags & PL_S_PROTOCOL_PAUSED) || self->protocol == NULL)
+    if (self->buffered <= self->high || (self->flags & PL_S_PROTOCOL_PAUSED) ||
+        self->protocol == NULL)
     {
         return 0;
     }
@@ -176,8 +176,8 @@ maybe_pause(PlStream *self)
 static int
 maybe_resume(PlStream *self)
 {
-    if (!(self->flags & PL_S_PROTOCOL_PAUSED) ||
-        self->buffered > self->low || self->protocol == NULL)
+    if (!(self->flags & PL_S_PROTOCOL_PAUSED) || self->buffered > self->low ||
+        self->protocol == NULL)
     {
         return 0;
     }
@@ -352,9 +352,8 @@ schedule_send(PlStream *self)
     }
     else {
         if (loop->written_count == loop->written_capacity) {
-            size_t capacity = loop->written_capacity == 0
-                                  ? 32
-                                  : loop->written_capacity * 2;
+            size_t capacity =
+                loop->written_capacity == 0 ? 32 : loop->written_capacity * 2;
             PlStream **written = PyMem_Realloc(
                 loop->written, capacity * sizeof(*loop->written));
 
@@ -416,9 +415,9 @@ static int
 write_after_end(PlStream *self)
 {
     if (self->conn_lost >= CONN_LOST_WARNING) {
-        PyObject *done = PyObject_CallMethod(
-            self->loop->st->logger, "warning", "s",
-            "socket.send() raised exception.");
+        PyObject *done =
+            PyObject_CallMethod(self->loop->st->logger, "warning", "s",
+                                "socket.send() raised exception.");
 
         if (done == NULL) {
             return -1;
@@ -436,10 +435,9 @@ copy_unsent(PlStream *self, Py_buffer *view)
     size_t sent = 0;
 
     if (self->count == 0 && view->len >= HIGH_WATER) {
-        ssize_t n = send(self->fd, view->buf, (size_t)view->len,
-                         MSG_NOSIGNAL);
+        ssize_t n = send(self->fd, view->buf, (size_t)view->len, MSG_NOSIGNAL);
 
-        sent = n > 0 ? (size_t)n : 0;    /* an error shows at the next send */
+        sent = n > 0 ? (size_t)n : 0; /* an error shows at the next send */
     }
     if (sent == (size_t)view->len) {
         return PyBytes_FromStringAndSize(NULL, 0);
@@ -580,13 +578,13 @@ PyObject *
 stream_set_write_buffer_limits(PlStream *self, PyObject *args,
                                PyObject *kwargs)
 {
-    static char *names[] = {"high", "low", NULL};
+    static const char *const names[] = {"high", "low", NULL};
     PyObject *high = Py_None, *low = Py_None;
     Py_ssize_t high_value, low_value;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs,
-                                     "|OO:set_write_buffer_limits", names,
-                                     &high, &low))
+                                     "|OO:set_write_buffer_limits",
+                                     (char **)names, &high, &low))
     {
         return NULL;
     }
@@ -604,7 +602,7 @@ stream_set_write_buffer_limits(PlStream *self, PyObject *args,
         }
     }
     if (low == Py_None) {
-        low_value = high_value >> 2;    /* Python's // 4 */
+        low_value = high_value >> 2; /* Python's // 4 */
     }
     if (!(high_value >= low_value && low_value >= 0)) {
         PyErr_Format(PyExc_ValueError,
@@ -626,8 +624,7 @@ stream_set_write_buffer_limits(PlStream *self, PyObject *args,
 PyObject *
 stream_get_write_buffer_limits(PlStream *self, PyObject *Py_UNUSED(unused))
 {
-    return Py_BuildValue("nn", (Py_ssize_t)self->low,
-                         (Py_ssize_t)self->high);
+    return Py_BuildValue("nn", (Py_ssize_t)self->low, (Py_ssize_t)self->high);
 }
 
 PyObject *

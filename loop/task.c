@@ -21,8 +21,8 @@ create_task_of_asyncio(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     for (Py_ssize_t i = 0; i < count; i++) {
         stack[1 + i] = args[i];
     }
-    return PyObject_Vectorcall(self->st->create_task, stack,
-                               (size_t)nargs + 1, kwnames);
+    return PyObject_Vectorcall(self->st->create_task, stack, (size_t)nargs + 1,
+                               kwnames);
 }
 
 /* Task(coro, loop=self, **kwargs) */

@@ -80,8 +80,7 @@ as_fd(PlLoop *self, PyObject *file)
         PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %d", fd);
         return -1;
     }
-    PyObject *number =
-        PyObject_CallMethodNoArgs(file, self->st->str_fileno);
+    PyObject *number = PyObject_CallMethodNoArgs(file, self->st->str_fileno);
 
     if (number != NULL) {
         Py_SETREF(number, PyNumber_Long(number));
@@ -145,9 +144,8 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject_GC_Track(handle);
 
     pl_slot *slot = pl_core_slot(self->core, fd);
-    PlWatch *watch = slot != NULL && slot->kind == PL_SLOT_CALLBACKS
-                         ? slot->owner
-                         : NULL;
+    PlWatch *watch =
+        slot != NULL && slot->kind == PL_SLOT_CALLBACKS ? slot->owner : NULL;
     int fresh = watch == NULL;
 
     if (fresh) {

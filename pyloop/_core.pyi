@@ -1,13 +1,14 @@
 """The C half of pyloop; use the package."""
 
-from asyncio import Handle, TimerHandle
-from collections.abc import Callable
+from asyncio import Future, Handle, Task, TimerHandle
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from _typeshed import FileDescriptorLike
 from typing_extensions import disjoint_base
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 @disjoint_base
@@ -39,6 +40,10 @@ class Loop:
         *args: Unpack[_Ts],
         context: Context | None = None,
     ) -> TimerHandle: ...
+    def create_task(
+        self, coro: Coroutine[Any, Any, _T], **kwargs: Any
+    ) -> Task[_T]: ...
+    def create_future(self) -> Future[Any]: ...
     def time(self) -> float: ...
     def stop(self) -> None: ...
     def is_running(self) -> bool: ...

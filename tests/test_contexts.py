@@ -8,7 +8,6 @@ from support import (
     DatagramRecorder,
     Recorder,
     connected,
-    fill,
     drain,
     spin,
     tcp_pair,
