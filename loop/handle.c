@@ -149,22 +149,48 @@ error:
 }
 
 /* Detach, then release: any decref may run user code. */
-static void
-handle_clear_contents(PlHandle *self)
+typedef struct {
+    PyObject *objects[2 + PL_INLINE_ARGS];
+} contents;
+
+static contents
+detach_contents(PlHandle *self)
 {
-    PyObject *gone[2 + PL_INLINE_ARGS] = {
-        self->callback, self->context, self->args[0],
-        self->args[1],  self->args[2],
-    };
+    contents gone = {{
+        self->callback,
+        self->context,
+        self->args[0],
+        self->args[1],
+        self->args[2],
+    }};
 
     self->callback = NULL;
     self->context = NULL;
     self->args[0] = self->args[1] = self->args[2] = NULL;
     self->nargs = 0;
     self->flags &= ~(uint32_t)PL_HAS_REPR;
-    for (size_t i = 0; i < sizeof(gone) / sizeof(*gone); i++) {
-        Py_XDECREF(gone[i]);
+    return gone;
+}
+
+static void
+release_contents(contents *gone)
+{
+    for (int i = 0; i < 2 + PL_INLINE_ARGS; i++) {
+        Py_XDECREF(gone->objects[i]);
     }
+}
+
+/* For a handle that other threads may hold: the lock guards the fields and is
+   not held while user code may run. */
+static void
+handle_clear_contents(PlHandle *self)
+{
+    contents gone;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    gone = detach_contents(self);
+    Py_END_CRITICAL_SECTION();
+    release_contents(&gone);
 }
 
 static int
@@ -193,7 +219,9 @@ handle_traverse(PlHandle *self, visitproc visit, void *arg)
 static int
 handle_clear(PlHandle *self)
 {
-    handle_clear_contents(self);
+    contents gone = detach_contents(self);
+
+    release_contents(&gone);
     if (handle_is_large(self)) {
         Py_CLEAR(((PlHandleX *)self)->traceback);
     }
@@ -346,25 +374,22 @@ pl_handle_run(PlHandle *self)
         status = handle_failed(self);
     }
 
-    if (Py_REFCNT(self) > 1) {
-        uint32_t keep;
+    uint32_t flags;
 
-        Py_BEGIN_CRITICAL_SECTION(self);
-        self->flags &= ~(uint32_t)PL_RUNNING;
-        keep = (self->flags & PL_PERSISTENT) != 0 ||
-               (self->loop->debug && !(self->flags & PL_CANCELLED));
-        Py_END_CRITICAL_SECTION();
-        if (!keep || (self->flags & PL_CANCELLED)) {
-            PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->flags &= ~(uint32_t)PL_RUNNING;
+    flags = self->flags;
+    Py_END_CRITICAL_SECTION();
+    if ((flags & PL_CANCELLED) ||
+        (Py_REFCNT(self) > 1 && !(flags & PL_PERSISTENT) &&
+         !self->loop->debug))
+    {
+        PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
 
-            handle_clear_contents(self);
-            if (exc != NULL) {
-                PyErr_SetRaisedException(exc);
-            }
+        handle_clear_contents(self);
+        if (exc != NULL) {
+            PyErr_SetRaisedException(exc);
         }
-    }
-    else {
-        self->flags &= ~(uint32_t)PL_RUNNING;
     }
     if (status < 0) {
         PyObject *exc = PyErr_GetRaisedException();
@@ -409,8 +434,10 @@ pl_handle_cancel(PlHandle *self)
     if (!(before & PL_RUNNING)) {
         handle_clear_contents(self);
         if (repr != NULL) {
+            Py_BEGIN_CRITICAL_SECTION(self);
             self->args[0] = Py_NewRef(repr);
             self->flags |= PL_HAS_REPR;
+            Py_END_CRITICAL_SECTION();
         }
     }
     Py_XDECREF(repr);

@@ -134,6 +134,16 @@ def wait(predicate, timeout=DEADLINE):
         time.sleep(0.005)
 
 
+async def shut(server):
+    """Close a server and see its connections' tasks end (3.11 does not wait
+    for them)."""
+    server.close()
+    await asyncio.wait_for(server.wait_closed(), DEADLINE)
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    if rest:
+        await asyncio.wait(rest, timeout=DEADLINE)
+
+
 # -- protocols
 
 

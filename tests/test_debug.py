@@ -13,6 +13,7 @@ from support import (
     handler_calls,
     run_script,
     script,
+    shut,
     spin,
     turns,
     wired,
@@ -264,8 +265,7 @@ def test_servers_and_connections(run, caplog):
         assert await reader.read() == b"hello"
         writer.close()
         await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+        await shut(server)
 
     run(main(), debug=True)
 

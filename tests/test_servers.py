@@ -18,6 +18,7 @@ from support import (
     may_drop_sockets,
     no_free_fds,
     server_tls,
+    shut,
     turns,
     unix_path,
     until,
@@ -56,11 +57,6 @@ async def echo(*address, family=socket.AF_INET):
         assert data == b"hello"
 
 
-async def finish(server):
-    server.close()
-    await asyncio.wait_for(server.wait_closed(), DEADLINE)
-
-
 def name(server):
     return server.sockets[0].getsockname()
 
@@ -75,7 +71,7 @@ async def test_serves():
     for _ in range(3):
         await echo(*name(server))
     await asyncio.gather(*[echo(*name(server)) for _ in range(50)])
-    await finish(server)
+    await shut(server)
     assert server.is_serving() is False
 
 
@@ -88,7 +84,7 @@ async def test_sockets():
     assert sock.family == socket.AF_INET and sock.fileno() >= 0
     assert sock.gettimeout() == 0
     assert repr(sock) in repr(server) and "Server" in repr(server)
-    await finish(server)
+    await shut(server)
     assert server.sockets == ()
     assert sock.fileno() == -1
 
@@ -116,7 +112,7 @@ async def test_many_connections_at_once():
     for sock in socks:
         sock.close()
     await asyncio.gather(*[p.lost for p in made])
-    await finish(server)
+    await shut(server)
 
 
 async def test_accepted_descriptors():
@@ -138,7 +134,7 @@ async def test_accepted_descriptors():
         assert peername == sock.getsockname()
         assert type(peername) is tuple and type(peername[1]) is int
     await peers[0].lost
-    await finish(server)
+    await shut(server)
 
 
 @pytest.mark.parametrize("host", [None, "", "localhost", ["127.0.0.1"]])
@@ -151,7 +147,7 @@ async def test_hosts(host):
         else:
             address = "::1", sock.getsockname()[1]
             await echo(*address, family=socket.AF_INET6)
-    await finish(server)
+    await shut(server)
 
 
 @needs_ipv6
@@ -162,7 +158,7 @@ async def test_ipv6():
     assert sock.family == socket.AF_INET6
     assert len(sock.getsockname()) == 4
     await echo(*sock.getsockname()[:2], family=socket.AF_INET6)
-    await finish(server)
+    await shut(server)
 
 
 @needs_ipv6
@@ -172,7 +168,7 @@ async def test_several_hosts():
     assert len(server.sockets) == 2
     families = {sock.family for sock in server.sockets}
     assert families == {socket.AF_INET, socket.AF_INET6}
-    await finish(server)
+    await shut(server)
 
 
 async def test_socket_given():
@@ -181,7 +177,7 @@ async def test_socket_given():
     server = await loop.create_server(Echo, sock=sock)
     assert sock.gettimeout() == 0
     await echo(*name(server))
-    await finish(server)
+    await shut(server)
     assert sock.fileno() == -1
 
 
@@ -267,7 +263,7 @@ async def test_partial_failure_closes_what_was_bound():
         with pytest.raises(OSError, match="address already in use"):
             await loop.create_server(Echo, ["127.0.0.1", "127.0.0.2"], port)
         server = await loop.create_server(Echo, "127.0.0.1", port)
-        await finish(server)
+        await shut(server)
 
 
 async def test_reuse_port():
@@ -275,8 +271,8 @@ async def test_reuse_port():
     first = await loop.create_server(Echo, "127.0.0.1", 0, reuse_port=True)
     second = await loop.create_server(Echo, *name(first), reuse_port=True)
     await asyncio.gather(*[echo(*name(first)) for _ in range(10)])
-    await finish(first)
-    await finish(second)
+    await shut(first)
+    await shut(second)
 
 
 async def test_restart_on_the_same_port():
@@ -284,10 +280,10 @@ async def test_restart_on_the_same_port():
     server = await loop.create_server(Echo, "127.0.0.1", 0)
     address = name(server)
     await echo(*address)
-    await finish(server)
+    await shut(server)
     server = await loop.create_server(Echo, *address)
     await echo(*address)
-    await finish(server)
+    await shut(server)
 
 
 @pytest.mark.parametrize("backlog", [1, 100, 5000, 1_000_000, 2**31 - 1])
@@ -296,7 +292,7 @@ async def test_backlogs(backlog):
     server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=backlog)
     for _ in range(5):
         await echo(*name(server))
-    await finish(server)
+    await shut(server)
 
 
 @may_drop_sockets
@@ -312,7 +308,7 @@ def test_bad_backlogs(agree):
                 seen.append(type(exc))
             else:
                 seen.append("served")
-                await finish(server)
+                await shut(server)
         return seen
 
     agree(scenario)
@@ -330,7 +326,7 @@ async def test_start_serving_later():
     await server.start_serving()
     assert server.is_serving()
     await echo(*name(server))
-    await finish(server)
+    await shut(server)
 
 
 async def test_never_started():
@@ -338,7 +334,7 @@ async def test_never_started():
     server = await loop.create_server(
         Echo, "127.0.0.1", 0, start_serving=False
     )
-    await finish(server)
+    await shut(server)
     assert server.sockets == ()
 
 
@@ -408,7 +404,7 @@ async def test_serve_forever_closed():
 def test_calls_on_a_closed_server(agree):
     async def scenario(loop):
         server = await loop.create_server(Echo, "127.0.0.1", 0)
-        await finish(server)
+        await shut(server)
         results = [
             await async_error(server.start_serving()),
             await async_error(server.wait_closed()),
@@ -498,7 +494,7 @@ async def test_private_attributes_libraries_read():
     assert server._sockets is not None
     assert server._ssl_context is None
     assert server._loop is loop
-    await finish(server)
+    await shut(server)
     assert server._sockets is None
 
 
@@ -524,7 +520,7 @@ async def test_protocol_factory_that_fails():
             assert data is None or issubclass(data[0], ConnectionError)
     await echo(*name(server))
     assert calls == []
-    await finish(server)
+    await shut(server)
 
 
 @may_drop_sockets
@@ -539,7 +535,7 @@ async def test_protocol_factory_that_fails_in_debug_mode():
     server = await loop.create_server(factory, "127.0.0.1", 0)
     with socket.create_connection(name(server)):
         await until(lambda: calls)
-    await finish(server)
+    await shut(server)
     loop.set_debug(False)
     (context,) = calls
     assert context["message"] == (
@@ -563,7 +559,7 @@ def test_interrupt_in_the_protocol_factory(loop, kind):
     with socket.create_connection(name(server)):
         with pytest.raises(kind):
             loop.run_forever()
-    loop.run_until_complete(finish(server))
+    loop.run_until_complete(shut(server))
 
 
 @may_drop_sockets
@@ -610,7 +606,7 @@ async def test_out_of_descriptors():
         await loop.sock_sendall(client, b"x")
         assert await loop.sock_recv(client, 1) == b"x"
     await echo(*name(server))
-    await finish(server)
+    await shut(server)
     # asyncio reports once for each place in the backlog.
     assert {call["message"] for call in calls} == {context["message"]}
 
@@ -625,7 +621,7 @@ async def test_closed_while_out_of_descriptors():
         with no_free_fds():
             client.connect_ex(name(server))
             await until(lambda: calls)
-        await finish(server)
+        await shut(server)
     await asyncio.sleep(1.1)
 
 
@@ -640,7 +636,7 @@ async def test_unix():
         assert server.sockets[0].family == socket.AF_UNIX
         assert name(server) == path
         await echo(path, family=socket.AF_UNIX)
-        await finish(server)
+        await shut(server)
 
 
 async def test_unix_peer_names():
@@ -658,7 +654,7 @@ async def test_unix_peer_names():
         assert peers[0].transport.get_extra_info("peername") == ""
         transport.close()
         await peers[0].lost
-        await finish(server)
+        await shut(server)
 
 
 async def test_unix_abstract():
@@ -666,7 +662,7 @@ async def test_unix_abstract():
     path = f"\0pyloop-test-{os.getpid()}"
     server = await loop.create_unix_server(Echo, path)
     await echo(path, family=socket.AF_UNIX)
-    await finish(server)
+    await shut(server)
 
 
 async def test_unix_path_like(tmp_path):
@@ -674,7 +670,7 @@ async def test_unix_path_like(tmp_path):
     path = tmp_path / "s"
     server = await loop.create_unix_server(Echo, path)
     await echo(str(path), family=socket.AF_UNIX)
-    await finish(server)
+    await shut(server)
 
 
 def test_unix_path_is_removed_or_stays(agree):
@@ -683,7 +679,7 @@ def test_unix_path_is_removed_or_stays(agree):
     async def scenario(loop):
         with unix_path() as path:
             server = await loop.create_unix_server(Echo, path)
-            await finish(server)
+            await shut(server)
             return os.path.exists(path)
 
     agree(scenario)
@@ -705,7 +701,7 @@ def test_unix_cleanup_socket(agree, cleanup, given):
                 server = await loop.create_unix_server(
                     Echo, path, cleanup_socket=cleanup
                 )
-            await finish(server)
+            await shut(server)
             return os.path.exists(path)
 
     assert agree(scenario) is not cleanup
@@ -718,10 +714,10 @@ async def test_unix_path_of_another_is_not_removed():
         first = await loop.create_unix_server(Echo, path)
         os.unlink(path)
         second = await loop.create_unix_server(Echo, path)
-        await finish(first)
+        await shut(first)
         assert os.path.exists(path)
         await echo(path, family=socket.AF_UNIX)
-        await finish(second)
+        await shut(second)
 
 
 async def test_unix_stale_path_is_replaced():
@@ -731,7 +727,7 @@ async def test_unix_stale_path_is_replaced():
             sock.bind(path)
         server = await loop.create_unix_server(Echo, path)
         await echo(path, family=socket.AF_UNIX)
-        await finish(server)
+        await shut(server)
 
 
 def test_unix_errors(agree):
@@ -790,7 +786,7 @@ async def test_tls():
     assert await reader.readexactly(5) == b"hello"
     writer.close()
     await writer.wait_closed()
-    await finish(server)
+    await shut(server)
 
 
 async def test_tls_client_that_speaks_plain():
@@ -808,7 +804,7 @@ async def test_tls_client_that_speaks_plain():
                 pass
         except ConnectionResetError:
             pass
-    await finish(server)
+    await shut(server)
     assert calls == []
 
 
@@ -849,5 +845,5 @@ async def test_start_server_callbacks():
     assert await reader.read() == b"bye\n"
     writer.close()
     await writer.wait_closed()
-    await finish(server)
+    await shut(server)
     assert seen == [b"hello\n"]

@@ -21,6 +21,7 @@ from support import (
     handler_calls,
     pattern,
     reset,
+    shut,
     tcp_pair,
     turns,
     until,
@@ -1533,8 +1534,7 @@ async def test_streams_echo(kind, tmp_path):
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
-    server.close()
-    await server.wait_closed()
+    await shut(server)
 
 
 async def test_stream_drain_under_load():
@@ -1557,8 +1557,7 @@ async def test_stream_drain_under_load():
     writer.close()
     await writer.wait_closed()
     await done
-    server.close()
-    await server.wait_closed()
+    await shut(server)
     assert received.digest() == hashlib.md5(data).digest()
 
 
@@ -1580,8 +1579,7 @@ async def test_stream_drain_after_the_peer_is_gone():
     assert issubclass(kind, ConnectionError)
     writer.close()
     await async_error(writer.wait_closed())
-    server.close()
-    await server.wait_closed()
+    await shut(server)
 
 
 async def test_stream_write_after_close():

@@ -17,6 +17,7 @@ from support import (
     pattern,
     reset,
     server_tls,
+    shut,
     tcp_pair,
     turns,
     until,
@@ -169,8 +170,7 @@ async def test_peer_that_just_goes_away():
             tls.close()
 
         await asyncio.to_thread(client)
-    server.close()
-    await asyncio.wait_for(server.wait_closed(), DEADLINE)
+    await shut(server)
 
 
 async def test_streams():
@@ -196,8 +196,7 @@ async def test_streams():
     assert await reader.readexactly(60_001) == b"X" * 60_000 + b"\n"
     writer.close()
     await writer.wait_closed()
-    server.close()
-    await server.wait_closed()
+    await shut(server)
 
 
 async def test_many_connections():
@@ -226,8 +225,7 @@ async def test_many_connections():
         await writer.wait_closed()
 
     await asyncio.gather(*[client() for _ in range(50)])
-    server.close()
-    await server.wait_closed()
+    await shut(server)
 
 
 # -- start_tls
@@ -288,8 +286,7 @@ async def test_start_tls_of_streams():
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
-    server.close()
-    await server.wait_closed()
+    await shut(server)
 
 
 async def test_start_tls_timeout():
@@ -373,8 +370,7 @@ async def test_wrong_hostname():
             ssl=client_tls(),
             server_hostname="wrong.invalid",
         )
-    server.close()
-    await asyncio.wait_for(server.wait_closed(), DEADLINE)
+    await shut(server)
 
 
 async def test_connection_lost_during_the_handshake():
@@ -441,5 +437,4 @@ async def test_shutdown_timeout():
     await asyncio.wait_for(protocol.lost, DEADLINE)
     held[0].transport.abort()
     await held[0].lost
-    server.close()
-    await server.wait_closed()
+    await shut(server)
