@@ -3,9 +3,11 @@
 #include "core.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 pl_core *
 pl_core_new(int *err)
@@ -17,6 +19,7 @@ pl_core_new(int *err)
         return NULL;
     }
     atomic_init(&core->refs, 1);
+    core->pid = getpid();
     pl_inbox_init(&core->inbox);
     *err = pl_poller_init(&core->poller);
     if (*err < 0) {
@@ -73,7 +76,10 @@ pl_core_close(pl_core *core)
         return NULL;
     }
     core->closed = 1;
-    if (core->uv_open) {
+    /* A child of fork has neither the pool's threads nor the producers. */
+    int forked = getpid() != core->pid;
+
+    if (core->uv_open && !forked) {
         /* Requests on the pool cannot be withdrawn once they run; their
            memory is ours until their callback, so that is waited for. */
         uv_walk(&core->uv, on_walk_close, NULL);
@@ -87,7 +93,7 @@ pl_core_close(pl_core *core)
     pl_link *left = pl_inbox_close(&core->inbox);
 
     /* A producer that came before the close may be writing the wake-up. */
-    while (pl_inbox_waking(&core->inbox)) {
+    while (!forked && pl_inbox_waking(&core->inbox)) {
         sched_yield();
     }
     pl_wakeup_fini(&core->wakeup);
@@ -130,23 +136,27 @@ pl_core_post(pl_core *core, pl_link *link)
 static int
 ensure_slot(pl_core *core, int fd)
 {
-    int count = core->slot_count == 0 ? 64 : core->slot_count;
+    size_t count = core->slot_count == 0 ? 64 : (size_t)core->slot_count;
 
     if (fd < core->slot_count) {
         return 0;
     }
-    while (count <= fd) {
+    /* The table grows with real descriptors only. */
+    if (fcntl(fd, F_GETFD) < 0) {
+        return -errno;
+    }
+    while (count <= (size_t)fd) {
         count *= 2;
     }
-    pl_slot *slots = realloc(core->slots, (size_t)count * sizeof(*slots));
+    pl_slot *slots = realloc(core->slots, count * sizeof(*slots));
 
     if (slots == NULL) {
         return -ENOMEM;
     }
     memset(slots + core->slot_count, 0,
-           (size_t)(count - core->slot_count) * sizeof(*slots));
+           (count - (size_t)core->slot_count) * sizeof(*slots));
     core->slots = slots;
-    core->slot_count = count;
+    core->slot_count = (int)count;
     return 0;
 }
 

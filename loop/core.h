@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <uv.h>
 
 #include "inbox.h"
@@ -42,6 +43,7 @@ typedef struct {
 
     /* set once */
     pl_wakeup wakeup;
+    pid_t pid;              /* of the process that made it */
 
     /* loop thread only */
     pl_poller poller;

@@ -49,6 +49,11 @@ resolve_error(pl_state *st, int status)
                                          gai_strerror(gai_errors[i].eai));
         }
     }
+    if (status == UV_EINVAL || status == UV_ENAMETOOLONG) {
+        /* libuv looks at the name before getaddrinfo() does. */
+        return PyObject_CallFunction(st->gaierror, "is", EAI_NONAME,
+                                     gai_strerror(EAI_NONAME));
+    }
     return pl_oserror(status);
 }
 
@@ -128,6 +133,17 @@ on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *answer)
     free(resolve);
 }
 
+int
+pl_resolve_traverse(PlLoop *loop, visitproc visit, void *arg)
+{
+    for (pl_resolve *resolve = loop->resolving; resolve != NULL;
+         resolve = resolve->next)
+    {
+        Py_VISIT(resolve->future);
+    }
+    return 0;
+}
+
 void
 pl_resolve_abandon(PlLoop *loop)
 {
@@ -191,8 +207,14 @@ loop_resolve(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
     err = uv_getaddrinfo(uv, &resolve->request, on_resolved, text[0], text[1],
                          &hints);
     if (err < 0) {
+        PyObject *exc = resolve_error(self->st, err);
+
         free(resolve);
-        return pl_raise_errno(err);
+        if (exc != NULL) {
+            PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+            Py_DECREF(exc);
+        }
+        return NULL;
     }
     resolve->loop = self;
     resolve->future = Py_NewRef(args[0]);

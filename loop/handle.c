@@ -168,7 +168,7 @@ detach_contents(PlHandle *self)
     self->context = NULL;
     self->args[0] = self->args[1] = self->args[2] = NULL;
     self->nargs = 0;
-    self->flags &= ~(uint32_t)PL_HAS_REPR;
+    pl_handle_unset(self, PL_HAS_REPR);
     return gone;
 }
 
@@ -345,10 +345,10 @@ pl_handle_run(PlHandle *self)
     int status = 0;
 
     Py_BEGIN_CRITICAL_SECTION(self);
-    go = (self->flags & (PL_CANCELLED | PL_RUNNING)) == 0 &&
+    go = (pl_handle_flags(self) & (PL_CANCELLED | PL_RUNNING)) == 0 &&
          self->callback != NULL;
     if (go) {
-        self->flags |= PL_RUNNING;
+        (void)pl_handle_set(self, PL_RUNNING);
     }
     Py_END_CRITICAL_SECTION();
     if (!go) {
@@ -377,8 +377,8 @@ pl_handle_run(PlHandle *self)
     uint32_t flags;
 
     Py_BEGIN_CRITICAL_SECTION(self);
-    self->flags &= ~(uint32_t)PL_RUNNING;
-    flags = self->flags;
+    pl_handle_unset(self, PL_RUNNING);
+    flags = pl_handle_flags(self);
     Py_END_CRITICAL_SECTION();
     if ((flags & PL_CANCELLED) ||
         (Py_REFCNT(self) > 1 && !(flags & PL_PERSISTENT) &&
@@ -418,8 +418,7 @@ pl_handle_cancel(PlHandle *self)
     uint32_t before;
 
     Py_BEGIN_CRITICAL_SECTION(self);
-    before = self->flags;
-    self->flags |= PL_CANCELLED;
+    before = pl_handle_set(self, PL_CANCELLED);
     Py_END_CRITICAL_SECTION();
     if (before & PL_CANCELLED) {
         return;
@@ -436,12 +435,12 @@ pl_handle_cancel(PlHandle *self)
         if (repr != NULL) {
             Py_BEGIN_CRITICAL_SECTION(self);
             self->args[0] = Py_NewRef(repr);
-            self->flags |= PL_HAS_REPR;
+            (void)pl_handle_set(self, PL_HAS_REPR);
             Py_END_CRITICAL_SECTION();
         }
     }
     Py_XDECREF(repr);
-    if (before & PL_IN_HEAP) {
+    if (pl_handle_flags(self) & PL_IN_HEAP) {
         pl_loop_timer_cancelled(self->loop, (PyObject *)self);
     }
 }
@@ -458,7 +457,7 @@ handle_cancel(PlHandle *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 handle_cancelled(PlHandle *self, PyObject *Py_UNUSED(unused))
 {
-    return PyBool_FromLong(self->flags & PL_CANCELLED);
+    return PyBool_FromLong(pl_handle_flags(self) & PL_CANCELLED);
 }
 
 static PyObject *
@@ -487,7 +486,7 @@ handle_class(PlHandle *self)
     pl_state *st = self->loop->st;
 
     return Py_TYPE(self) == st->TimerHandleType ? st->asyncio_timer_handle
-           : self->flags & PL_THREADSAFE        ? st->asyncio_threadsafe_handle
+           : pl_handle_flags(self) & PL_THREADSAFE        ? st->asyncio_threadsafe_handle
                                                 : st->asyncio_handle;
 }
 
@@ -549,13 +548,13 @@ handle_get_args(PlHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_cancelled(PlHandle *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->flags & PL_CANCELLED);
+    return PyBool_FromLong(pl_handle_flags(self) & PL_CANCELLED);
 }
 
 static PyObject *
 handle_get_repr_slot(PlHandle *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(self->flags & PL_HAS_REPR ? self->args[0] : Py_None);
+    return Py_NewRef(pl_handle_flags(self) & PL_HAS_REPR ? self->args[0] : Py_None);
 }
 
 static PyObject *
@@ -582,7 +581,7 @@ timer_get_when(PlHandleX *self, void *Py_UNUSED(closure))
 static PyObject *
 timer_get_scheduled(PlHandleX *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->base.flags & PL_IN_HEAP);
+    return PyBool_FromLong(pl_handle_flags(&self->base) & PL_IN_HEAP);
 }
 
 static PyObject *

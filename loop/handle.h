@@ -36,7 +36,7 @@ typedef struct {
     PyObject *args[PL_INLINE_ARGS];
     PyObject *weaklist;
     uint32_t nargs;
-    uint32_t flags;
+    uint32_t flags;        /* by the functions below only */
 } PlHandle;
 
 /* TimerHandle, debug Handle, and the handle that goes through the inbox (on
@@ -49,6 +49,41 @@ typedef struct {
     };
     PyObject *traceback;    /* asyncio's _source_traceback, or NULL */
 } PlHandleX;
+
+/* Other threads cancel: on a free-threaded build the flags are atomic.
+   set returns what was there before. */
+static inline uint32_t
+pl_handle_flags(const PlHandle *handle)
+{
+#if PL_FREE_THREADED
+    return __atomic_load_n(&handle->flags, __ATOMIC_ACQUIRE);
+#else
+    return handle->flags;
+#endif
+}
+
+static inline uint32_t
+pl_handle_set(PlHandle *handle, uint32_t flags)
+{
+#if PL_FREE_THREADED
+    return __atomic_fetch_or(&handle->flags, flags, __ATOMIC_ACQ_REL);
+#else
+    uint32_t before = handle->flags;
+
+    handle->flags |= flags;
+    return before;
+#endif
+}
+
+static inline void
+pl_handle_unset(PlHandle *handle, uint32_t flags)
+{
+#if PL_FREE_THREADED
+    (void)__atomic_fetch_and(&handle->flags, ~flags, __ATOMIC_ACQ_REL);
+#else
+    handle->flags &= ~flags;
+#endif
+}
 
 static inline PlHandle *
 pl_handle_of_link(pl_link *link)

@@ -58,6 +58,7 @@ accepted(PlListener *self, int fd, const struct sockaddr *peer,
     PyObject *protocol = NULL;
     PlStream *stream = NULL;
     int status = 0;
+    int taken = 0;
 
     if (context == NULL || PyContext_Enter(context) < 0) {
         close(fd);
@@ -69,11 +70,14 @@ accepted(PlListener *self, int fd, const struct sockaddr *peer,
         stream = pl_stream_new(self->loop, fd, NULL, protocol, context, NULL,
                                NULL, self->server, peer, peer_length);
     }
+    taken = stream != NULL;
     if (PyContext_Exit(context) < 0) {
         Py_CLEAR(stream);
     }
     if (stream == NULL) {
-        close(fd);
+        if (!taken) {
+            close(fd);
+        }
         status = report_creation(self, protocol);
     }
     Py_XDECREF(stream);
@@ -237,6 +241,15 @@ loop_listen(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
+void
+pl_listener_stop(void *owner)
+{
+    PlListener *self = owner;
+
+    self->stopped = 1;
+    unwatch_listener(self);
+}
+
 /* _stop_listening(fd) -> was there a listener? */
 PyObject *
 loop_stop_listening(PlLoop *loop, PyObject *number)
@@ -251,10 +264,7 @@ loop_stop_listening(PlLoop *loop, PyObject *number)
     if (slot == NULL || slot->kind != PL_SLOT_LISTENER) {
         Py_RETURN_FALSE;
     }
-    PlListener *self = slot->owner;
-
-    self->stopped = 1;
-    unwatch_listener(self);
+    pl_listener_stop(slot->owner);
     Py_RETURN_TRUE;
 }
 

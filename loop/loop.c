@@ -57,6 +57,36 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return (PyObject *)self;
 }
 
+/* A handle in the ring or the inbox that is ours alone is not tracked: stand
+   in for it. */
+static int
+visit_waiting(PlHandle *handle, visitproc visit, void *arg)
+{
+    Py_VISIT(handle);
+    return !PyObject_GC_IsTracked((PyObject *)handle) &&
+                   Py_REFCNT(handle) == 1
+               ? Py_TYPE(handle)->tp_traverse((PyObject *)handle, visit, arg)
+               : 0;
+}
+
+/* With the world stopped nobody pushes. */
+static int
+visit_inbox(PlLoop *self, visitproc visit, void *arg)
+{
+    pl_link *link = atomic_load_explicit(&self->core->inbox.head,
+                                         memory_order_relaxed);
+
+    while (link != NULL && link != PL_INBOX_CLOSED) {
+        int status = visit_waiting(pl_handle_of_link(link), visit, arg);
+
+        if (status != 0) {
+            return status;
+        }
+        link = link->next;
+    }
+    return pl_resolve_traverse(self, visit, arg);
+}
+
 static int
 loop_traverse(PlLoop *self, visitproc visit, void *arg)
 {
@@ -70,19 +100,17 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
             Py_VISIT(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
             continue;
         }
-        PlHandle *handle = entry;
+        int status = visit_waiting(entry, visit, arg);
 
-        Py_VISIT(handle);
-        if (!PyObject_GC_IsTracked((PyObject *)handle) &&
-            Py_REFCNT(handle) == 1)
-        {
-            /* Ours alone and not tracked: stand in for it. */
-            int status =
-                Py_TYPE(handle)->tp_traverse((PyObject *)handle, visit, arg);
+        if (status != 0) {
+            return status;
+        }
+    }
+    if (self->core != NULL) {
+        int status = visit_inbox(self, visit, arg);
 
-            if (status != 0) {
-                return status;
-            }
+        if (status != 0) {
+            return status;
         }
     }
     for (size_t i = 0; i < self->timers.count; i++) {
@@ -115,6 +143,10 @@ static int
 loop_clear(PlLoop *self)
 {
     Py_CLEAR(self->task_factory);
+    pl_resolve_abandon(self);
+    if (self->core != NULL && !self->closed) {
+        pl_loop_drain_inbox(self);
+    }
     while (pl_ring_count(&self->ready) > 0) {
         void *entry = pl_ring_pop(&self->ready);
 
@@ -128,12 +160,12 @@ loop_clear(PlLoop *self)
     while (self->timers.count > 0) {
         PlHandle *handle = self->timers.entries[--self->timers.count].item;
 
-        handle->flags &= ~(uint32_t)PL_IN_HEAP;
+        pl_handle_unset(handle, PL_IN_HEAP);
         Py_DECREF(handle);
     }
     self->timers_cancelled = 0;
     while (self->written_count > 0) {
-        Py_DECREF(self->written[--self->written_count]);
+        Py_XDECREF(self->written[--self->written_count]);
     }
     for (int i = 0; self->core != NULL && i < self->core->slot_count; i++) {
         pl_slot *slot = &self->core->slots[i];
@@ -288,6 +320,19 @@ loop_get_thread_id(PlLoop *self, void *Py_UNUSED(closure))
     return value;
 }
 
+/* asyncio's plain attributes: what is written is taken for its truth. */
+static int
+loop_set_bool(PyObject *value, bool *field)
+{
+    int truth = value == NULL ? 0 : PyObject_IsTrue(value);
+
+    if (truth < 0) {
+        return -1;
+    }
+    *field = truth;
+    return 0;
+}
+
 static PyObject *
 loop_get_closed(PlLoop *self, void *Py_UNUSED(closure))
 {
@@ -297,13 +342,37 @@ loop_get_closed(PlLoop *self, void *Py_UNUSED(closure))
 static int
 loop_set_closed(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
 {
-    int closed = value == NULL ? 0 : PyObject_IsTrue(value);
+    bool closed;
 
-    if (closed < 0) {
+    if (loop_set_bool(value, &closed) < 0) {
         return -1;
     }
     self->closed = closed;
     return 0;
+}
+
+static PyObject *
+loop_get_stopping(PlLoop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->stopping);
+}
+
+static int
+loop_set_stopping(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    return loop_set_bool(value, &self->stopping);
+}
+
+static PyObject *
+loop_get_debug_flag(PlLoop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->debug);
+}
+
+static int
+loop_set_debug_flag(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    return loop_set_bool(value, &self->debug);
 }
 
 /* BaseEventLoop.__init__ writes None; only running sets it. */
@@ -397,14 +466,16 @@ static PyMethodDef loop_methods[] = {
 };
 
 static PyMemberDef loop_members[] = {
-    {"_stopping", T_BOOL, offsetof(PlLoop, stopping), 0, NULL},
     {"_task_factory", T_OBJECT, offsetof(PlLoop, task_factory), 0, NULL},
-    {"_debug", T_BOOL, offsetof(PlLoop, debug), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef loop_getset[] = {
     {"_closed", (getter)loop_get_closed, (setter)loop_set_closed, NULL, NULL},
+    {"_stopping", (getter)loop_get_stopping, (setter)loop_set_stopping, NULL,
+     NULL},
+    {"_debug", (getter)loop_get_debug_flag, (setter)loop_set_debug_flag, NULL,
+     NULL},
     {"_thread_id", (getter)loop_get_thread_id, (setter)loop_set_thread_id,
      NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

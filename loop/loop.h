@@ -131,6 +131,9 @@ PyObject *loop_watched(PlLoop *self, PyObject *fd);
 int pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events);
 int pl_watch_traverse(void *owner, visitproc visit, void *arg);
 void pl_watch_free(void *owner);
+/* Drops the callbacks left over from a descriptor that was closed behind our
+   back, when its number is to be a transport's. */
+void pl_watch_evict(PlLoop *loop, int fd);
 
 /* stream.c: the transport that owns the descriptor and is not closing, or
    NULL; borrowed. */
@@ -144,6 +147,7 @@ PyObject *pl_sockaddr_object(const struct sockaddr *address, unsigned length);
 /* dns.c */
 /* Lets go of the futures of unfinished requests, before the core closes. */
 void pl_resolve_abandon(PlLoop *loop);
+int pl_resolve_traverse(PlLoop *loop, visitproc visit, void *arg);
 PyObject *loop_resolve(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* error.c */

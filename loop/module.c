@@ -70,9 +70,11 @@ module_exec(PyObject *module)
         return -1;
     }
     st->create_task = PyObject_GetAttrString(base, "create_task");
+    st->ensure_fd_no_transport = PyObject_GetAttrString(
+        st->selector_loop, "_ensure_fd_no_transport");
     Py_DECREF(base);
     st->loop_kwnames = PyTuple_Pack(1, st->str_loop);
-    if (st->create_task == NULL || st->loop_kwnames == NULL ||
+    if (st->create_task == NULL || st->ensure_fd_no_transport == NULL || st->loop_kwnames == NULL ||
         server_takes_transport(st) < 0)
     {
         return -1;
@@ -98,6 +100,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->ListenerType);
     Py_VISIT(st->asyncio_threadsafe_handle);
     Py_VISIT(st->create_task);
+    Py_VISIT(st->ensure_fd_no_transport);
     Py_VISIT(st->loop_kwnames);
 #define X(field, name, attribute) Py_VISIT(st->field);
     PL_IMPORTS(X)
@@ -119,6 +122,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->ListenerType);
     Py_CLEAR(st->asyncio_threadsafe_handle);
     Py_CLEAR(st->create_task);
+    Py_CLEAR(st->ensure_fd_no_transport);
     Py_CLEAR(st->loop_kwnames);
 #define X(field, name, attribute) Py_CLEAR(st->field);
     PL_IMPORTS(X)

@@ -106,7 +106,8 @@ poll_step(PlLoop *self, bool first)
     self->polls++;
     /* The sleep is announced attached: who pushes to the ring under the GIL
        from here on sees it and wakes the poll. */
-    if (timeout != 0 && !pl_inbox_sleep(&core->inbox)) {
+    if (timeout != 0 && (!pl_inbox_sleep(&core->inbox) ||
+                         pl_ring_count(&self->ready) > 0)) {
         timeout = 0;
     }
     if (timeout == 0) {
@@ -158,8 +159,8 @@ expire_timers(PlLoop *self)
     while (timers->count > 0 && timers->entries[0].when <= now) {
         PlHandle *handle = pl_heap_pop(timers);
 
-        handle->flags &= ~(uint32_t)PL_IN_HEAP;
-        if (handle->flags & PL_CANCELLED) {
+        pl_handle_unset(handle, PL_IN_HEAP);
+        if (pl_handle_flags(handle) & PL_CANCELLED) {
             if (self->timers_cancelled > 0) {
                 self->timers_cancelled--;
             }
@@ -171,11 +172,11 @@ expire_timers(PlLoop *self)
     }
     /* Cancelled ones at the top would only make the poll wake for them. */
     while (timers->count > 0 &&
-           (((PlHandle *)timers->entries[0].item)->flags & PL_CANCELLED))
+           (pl_handle_flags((PlHandle *)timers->entries[0].item) & PL_CANCELLED))
     {
         PlHandle *handle = pl_heap_pop(timers);
 
-        handle->flags &= ~(uint32_t)PL_IN_HEAP;
+        pl_handle_unset(handle, PL_IN_HEAP);
         if (self->timers_cancelled > 0) {
             self->timers_cancelled--;
         }
@@ -211,7 +212,9 @@ run_entry_timed(PlLoop *self, void *entry)
     double limit = 0.1;
     int status;
 
-    if (PyObject_SetAttrString(loop, "_current_handle", subject) < 0) {
+    if (!is_job &&
+        PyObject_SetAttrString(loop, "_current_handle", subject) < 0)
+    {
         PyErr_Clear();
     }
     status = run_entry(entry);
@@ -299,6 +302,47 @@ track_waiting(PlLoop *self)
     }
 }
 
+/* From here on the loop's data is this thread's.  Under the section, so that
+   whoever found the loop idle and works on it is waited for. */
+static int
+take_loop(PlLoop *self)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    unsigned long none = 0;
+    PyObject *id = PyLong_FromUnsignedLong(me);
+    int taken;
+
+    if (id == NULL) {
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    taken = atomic_compare_exchange_strong(&self->thread, &none, me);
+    if (taken) {
+        self->thread_id = id;
+    }
+    Py_END_CRITICAL_SECTION();
+    if (!taken) {
+        Py_DECREF(id);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "This event loop is already running");
+        return -1;
+    }
+    return 0;
+}
+
+static void
+leave_loop(PlLoop *self)
+{
+    PyObject *id;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    id = self->thread_id;
+    self->thread_id = NULL;
+    atomic_store(&self->thread, 0);
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(id);
+}
+
 PyObject *
 loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
 {
@@ -308,17 +352,9 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
     }
-    unsigned long none = 0;
-
-    if (!atomic_compare_exchange_strong(&self->thread, &none,
-                                        PyThread_get_thread_ident()))
-    {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "This event loop is already running");
+    if (take_loop(self) < 0) {
         return NULL;
     }
-    Py_XSETREF(self->thread_id,
-               PyLong_FromUnsignedLong(PyThread_get_thread_ident()));
     do {
         status = turn(self, first);
         first = false;
@@ -336,8 +372,7 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
     }
     track_waiting(self);
     self->stopping = false;
-    atomic_store(&self->thread, 0);
-    Py_CLEAR(self->thread_id);
+    leave_loop(self);
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
         return NULL;

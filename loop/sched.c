@@ -258,6 +258,9 @@ push_call(PlLoop *self, PyTypeObject *type, const call_args *call)
         Py_XDECREF(handle);
         return NULL;
     }
+    if (running_thread(self) == 0) {
+        PyObject_GC_Track(handle);
+    }
     return handle;
 }
 
@@ -361,7 +364,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
         if (posted == NULL) {
             return NULL;
         }
-        posted->flags |= PL_THREADSAFE;
+        (void)pl_handle_set(posted, PL_THREADSAFE);
         return post_handle(self, posted);
     }
 #endif
@@ -372,7 +375,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
     if (handle == NULL) {
         return NULL;
     }
-    handle->flags |= PL_THREADSAFE;
+    (void)pl_handle_set(handle, PL_THREADSAFE);
     wake_for(self);
     return (PyObject *)handle;
 }
@@ -381,8 +384,11 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
 PyObject *
 loop_add_callback(PlLoop *self, PyObject *handle)
 {
-    if (pl_handle_check(self->st, handle)) {
-        if (!(((PlHandle *)handle)->flags & PL_CANCELLED) &&
+    if (pl_handle_check(self->st, handle) &&
+        (!PL_FREE_THREADED ||
+         running_thread(self) == PyThread_get_thread_ident()))
+    {
+        if (!(pl_handle_flags((PlHandle *)handle) & PL_CANCELLED) &&
             pl_loop_push(self, Py_NewRef(handle)) < 0)
         {
             return NULL;
@@ -406,6 +412,24 @@ loop_add_callback(PlLoop *self, PyObject *handle)
 
 /* -- timers ------------------------------------------------------------ */
 
+static int
+push_timer(PlLoop *self, PlHandle *handle, double when)
+{
+    if (pl_loop_check_thread(self) < 0) {
+        return -1;
+    }
+    /* asyncio's comparisons let a nan through at once. */
+    if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when, handle) <
+        0)
+    {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_INCREF(handle);
+    (void)pl_handle_set(handle, PL_IN_HEAP);
+    return 0;
+}
+
 static PyObject *
 schedule(PlLoop *self, double when, const call_args *call)
 {
@@ -427,15 +451,15 @@ schedule(PlLoop *self, double when, const call_args *call)
     }
     ((PlHandleX *)handle)->when = when;
     PyObject_GC_Track(handle);
-    /* asyncio's comparisons let a nan through at once. */
-    if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when,
-                     Py_NewRef(handle)) < 0)
-    {
+    int status;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    status = push_timer(self, handle, when);
+    Py_END_CRITICAL_SECTION();
+    if (status < 0) {
         Py_DECREF(handle);
-        Py_DECREF(handle);
-        return PyErr_NoMemory();
+        return NULL;
     }
-    handle->flags |= PL_IN_HEAP;
     return (PyObject *)handle;
 }
 
@@ -509,43 +533,59 @@ loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
 static int
 keep_timer(void *item)
 {
-    return !(((PlHandle *)item)->flags & PL_CANCELLED);
+    return !(pl_handle_flags((PlHandle *)item) & PL_CANCELLED);
 }
 
-/* A cancelled timer leaves at once when it is the last of the heap, else
-   when the cancelled ones are the majority: O(1) each, amortised. */
-void
-pl_loop_timer_cancelled(PlLoop *self, PyObject *handle)
+/* Takes the cancelled handles that are to leave now out of the heap: one in
+   *single, or *count in a malloc'ed array.  The caller lets go of them. */
+static void **
+take_cancelled(PlLoop *self, PyObject *handle, PyObject **single,
+               size_t *count)
 {
-#if PL_FREE_THREADED
-    /* Another thread's cancel: the entry stays until it is due. */
-    if (running_thread(self) != 0 &&
-        running_thread(self) != PyThread_get_thread_ident())
-    {
-        return;
-    }
-#endif
+    *single = NULL;
+    *count = 0;
     if (pl_heap_discard_last(&self->timers, handle)) {
-        ((PlHandle *)handle)->flags &= ~(uint32_t)PL_IN_HEAP;
-        Py_DECREF(handle);
-        return;
+        *single = handle;
+        return NULL;
     }
     self->timers_cancelled++;
     if (self->timers.count < 64 ||
         self->timers_cancelled * 2 <= self->timers.count)
     {
-        return;
+        return NULL;
     }
     void **dropped = malloc(self->timers.count * sizeof(*dropped));
 
-    if (dropped == NULL) {
-        return;    /* next time */
+    if (dropped != NULL) {
+        *count = pl_heap_filter(&self->timers, keep_timer, dropped);
+        self->timers_cancelled = 0;
     }
-    size_t count = pl_heap_filter(&self->timers, keep_timer, dropped);
+    return dropped;    /* no memory: next time */
+}
 
-    self->timers_cancelled = 0;
+/* A cancelled timer leaves at once when it is the last of the heap, else
+   when the cancelled ones are the majority: O(1) each, amortised.  One that
+   another thread cancels while the loop runs stays until it is due. */
+void
+pl_loop_timer_cancelled(PlLoop *self, PyObject *handle)
+{
+    PyObject *single = NULL;
+    void **dropped = NULL;
+    size_t count = 0;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (!PL_FREE_THREADED || running_thread(self) == 0 ||
+        running_thread(self) == PyThread_get_thread_ident())
+    {
+        dropped = take_cancelled(self, handle, &single, &count);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (single != NULL) {
+        pl_handle_unset((PlHandle *)single, PL_IN_HEAP);
+        Py_DECREF(single);
+    }
     for (size_t i = 0; i < count; i++) {
-        ((PlHandle *)dropped[i])->flags &= ~(uint32_t)PL_IN_HEAP;
+        pl_handle_unset((PlHandle *)dropped[i], PL_IN_HEAP);
         Py_DECREF(dropped[i]);
     }
     free(dropped);

@@ -73,6 +73,7 @@
     X(future_type, "asyncio.futures", "Future")                               \
     X(task_type, "asyncio.tasks", "Task")                                     \
     X(gaierror, "socket", "gaierror")                                         \
+    X(selector_loop, "asyncio.selector_events", "BaseSelectorEventLoop")       \
     X(selector_transport, "asyncio.selector_events",                          \
       "_SelectorSocketTransport")                                             \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
@@ -89,6 +90,7 @@ typedef struct {
     PyTypeObject *ListenerType;
     PyObject *asyncio_threadsafe_handle;    /* 3.14+, else Handle */
     PyObject *create_task;                  /* BaseEventLoop's */
+    PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */
     PyObject *loop_kwnames;                 /* ("loop",) */
     int attach_takes_transport;             /* Server._attach(transport) */
 #define X(name) PyObject *str_##name;

@@ -15,6 +15,19 @@ pl_leaves_loop(void)
            PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 }
 
+PyObject *
+pl_stream_call(PlStream *self, PyObject *name, PyObject *arg)
+{
+    PyObject *protocol =
+        Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+    PyObject *result =
+        arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
+                    : PyObject_CallMethodOneArg(protocol, name, arg);
+
+    Py_DECREF(protocol);
+    return result;
+}
+
 void
 pl_stream_debug(PlStream *self, const char *format)
 {
@@ -39,7 +52,7 @@ pl_stream_watch(PlStream *self, uint32_t set, uint32_t clear)
     uint32_t before = self->flags & (PL_S_READING | PL_S_WRITING);
     uint32_t after = (before | set) & ~clear;
 
-    if (before == after || self->fd < 0) {
+    if (before == after || self->fd < 0 || (self->flags & PL_S_LENT)) {
         return 0;
     }
     uint32_t events = (after & PL_S_READING ? PL_READ : 0) |
@@ -164,9 +177,8 @@ stream_start(PlStream *self)
 {
     if (!(self->flags & PL_S_MADE)) {
         self->flags |= PL_S_MADE;
-        PyObject *result = PyObject_CallMethodOneArg(
-            self->protocol, self->loop->st->str_connection_made,
-            (PyObject *)self);
+        PyObject *result = pl_stream_call(
+            self, self->loop->st->str_connection_made, (PyObject *)self);
 
         if (result == NULL &&
             (pl_leaves_loop() || report_connection_made(self) < 0))
@@ -398,6 +410,19 @@ detach_server(PlStream *self)
     return 0;
 }
 
+/* Steals protocol, which may be NULL. */
+static void
+take_protocol(PlStream *self, PyObject *protocol)
+{
+    PyObject *old;
+
+    Py_BEGIN_CRITICAL_SECTION(self->loop);
+    old = self->protocol;
+    self->protocol = protocol;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
+}
+
 static int
 report_lost(PlStream *self, PyObject *exc)
 {
@@ -429,7 +454,7 @@ report_lost(PlStream *self, PyObject *exc)
 int
 pl_stream_finish(PlStream *self, PyObject *exc)
 {
-    PyObject *protocol = self->protocol;
+    PyObject *protocol = Py_XNewRef(self->protocol);
     PyObject *failure = NULL;
     int status = 0;
 
@@ -450,8 +475,8 @@ pl_stream_finish(PlStream *self, PyObject *exc)
         }
     }
     release_socket(self);
-    self->protocol = NULL;
     Py_XDECREF(protocol);
+    take_protocol(self, NULL);
     if (detach_server(self) < 0) {
         if (failure == NULL) {
             failure = PyErr_GetRaisedException();
@@ -480,7 +505,7 @@ set_protocol(PlStream *self, PyObject *protocol, int buffered)
     else {
         self->flags &= ~(uint32_t)PL_S_BUFFERED;
     }
-    Py_XSETREF(self->protocol, Py_NewRef(protocol));
+    take_protocol(self, Py_NewRef(protocol));
 }
 
 static int
@@ -562,15 +587,8 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
             goto error;
         }
     }
-    /* A callback left over from a descriptor closed behind our back. */
-    pl_slot *slot = pl_core_slot(loop->core, fd);
+    pl_watch_evict(loop, fd);
 
-    if (slot != NULL && slot->kind == PL_SLOT_CALLBACKS) {
-        void *stale = slot->owner;
-
-        pl_core_forget(loop->core, fd);
-        pl_watch_free(stale);
-    }
     int err = pl_core_watch(loop->core, fd, PL_SLOT_STREAM, self, 0);
 
     if (err < 0) {
@@ -661,6 +679,15 @@ ensure_sock(PlStream *self)
         if (sock == NULL) {
             return NULL;
         }
+        if (self->sock != NULL || self->fd < 0) {
+            /* Another thread was quicker, or the end came. */
+            PyObject *number = PyObject_CallMethodNoArgs(
+                sock, self->loop->st->str_detach);
+
+            Py_DECREF(sock);
+            Py_XDECREF(number);
+            return number == NULL ? NULL : self->sock;
+        }
         self->sock = sock;
         PyObject *done = PyObject_CallMethod(sock, "setblocking", "i", 0);
 
@@ -715,21 +742,23 @@ ensure_extra(PlStream *self)
     if (extra == NULL) {
         return -1;
     }
-    sock = ensure_sock(self);
-    if (sock == NULL && PyErr_Occurred()) {
+    sock = Py_XNewRef(ensure_sock(self));
+    if (sock == NULL && !PyErr_Occurred()) {
+        /* After the end: a socket that says it is closed. */
+        sock = PyObject_CallMethod(st->socket_type, "__new__", "O",
+                                   st->socket_type);
+    }
+    if (sock == NULL) {
         goto done;
     }
-    if (sock != NULL) {
-        sock = PyObject_CallOneArg(st->transport_socket, sock);
-        if (sock == NULL) {
-            goto done;
-        }
+    Py_SETREF(sock, PyObject_CallOneArg(st->transport_socket, sock));
+    if (sock == NULL) {
+        goto done;
     }
     sockname = stream_sockname(self);
     peername = stream_peername(self);
     if (sockname == NULL || peername == NULL ||
-        PyDict_SetItem(extra, st->str_socket, sock == NULL ? Py_None : sock) <
-            0 ||
+        PyDict_SetItem(extra, st->str_socket, sock) < 0 ||
         PyDict_SetItem(extra, st->str_sockname, sockname) < 0 ||
         PyDict_SetItem(extra, st->str_peername, peername) < 0 ||
         (self->given != NULL && PyDict_Update(extra, self->given) < 0))
@@ -794,8 +823,9 @@ stream_abort(PlStream *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 stream_force_close(PlStream *self, PyObject *exc)
 {
-    if (pl_stream_force_close(self, exc == Py_None ? NULL : Py_NewRef(exc)) <
-        0)
+    if (pl_loop_check_thread(self->loop) < 0 ||
+        pl_stream_force_close(self, exc == Py_None ? NULL : Py_NewRef(exc)) <
+            0)
     {
         return NULL;
     }
@@ -895,6 +925,8 @@ stream_reclaim_fd(PlStream *self, PyObject *Py_UNUSED(unused))
 {
     self->flags &= ~(uint32_t)PL_S_LENT;
     if (self->fd >= 0 && !self->loop->closed) {
+        pl_watch_evict(self->loop, self->fd);
+
         int err =
             pl_core_watch(self->loop->core, self->fd, PL_SLOT_STREAM, self, 0);
 
@@ -921,7 +953,7 @@ stream_set_protocol(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
             ? -1
             : PyObject_IsInstance(protocol, self->loop->st->buffered_protocol);
 
-    if (buffered < 0) {
+    if (buffered < 0 || pl_loop_check_thread(self->loop) < 0) {
         return NULL;
     }
     set_protocol(self, protocol, buffered);
@@ -1104,6 +1136,49 @@ stream_dealloc(PlStream *self)
     Py_DECREF(type);
 }
 
+/* -- the methods, one thread at a time ---------------------------------- */
+
+/* Free-threaded builds: a loop that does not run may be worked on by any
+   thread, so each method takes the loop's critical section (which is nothing
+   where there is a GIL); then pl_loop_check_thread tells the others off. */
+#define LOCKED(name, parameters, ...)                                         \
+    static PyObject *name##_locked parameters                                 \
+    {                                                                         \
+        PyObject *result;                                                     \
+                                                                              \
+        Py_BEGIN_CRITICAL_SECTION(self->loop);                                \
+        result = name(__VA_ARGS__);                                           \
+        Py_END_CRITICAL_SECTION();                                            \
+        return result;                                                        \
+    }
+
+LOCKED(stream_write_eof, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_close, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_abort, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_pause_reading, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_resume_reading, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_get_protocol, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_lend_fd, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_reclaim_fd, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_make_empty_waiter, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_force_close, (PlStream * self, PyObject *arg), self, arg)
+LOCKED(stream_get_extra_info, (PlStream * self, PyObject *args, PyObject *kwargs), self, args,
+       kwargs)
+LOCKED(stream_set_write_buffer_limits, (PlStream * self, PyObject *args, PyObject *kwargs), self, args,
+       kwargs)
+LOCKED(stream_write,
+       (PlStream * self, PyObject *const *args, Py_ssize_t nargs,
+        PyObject *kwnames),
+       self, args, nargs, kwnames)
+LOCKED(stream_writelines,
+       (PlStream * self, PyObject *const *args, Py_ssize_t nargs,
+        PyObject *kwnames),
+       self, args, nargs, kwnames)
+LOCKED(stream_set_protocol,
+       (PlStream * self, PyObject *const *args, Py_ssize_t nargs,
+        PyObject *kwnames),
+       self, args, nargs, kwnames)
+
 /* -- type -------------------------------------------------------------- */
 
 #define NOARGS(name) (PyCFunction) name, METH_NOARGS
@@ -1113,39 +1188,39 @@ stream_dealloc(PlStream *self)
     (PyCFunction)(void (*)(void)) name, METH_VARARGS | METH_KEYWORDS
 
 static PyMethodDef stream_methods[] = {
-    {"write", FAST_KEYWORDS(stream_write),
+    {"write", FAST_KEYWORDS(stream_write_locked),
      "Queue bytes; they leave at the end of the turn."},
-    {"writelines", FAST_KEYWORDS(stream_writelines),
+    {"writelines", FAST_KEYWORDS(stream_writelines_locked),
      "Queue each of an iterable of bytes."},
-    {"write_eof", NOARGS(stream_write_eof),
+    {"write_eof", NOARGS(stream_write_eof_locked),
      "Close the write side when all that was written is sent."},
     {"can_write_eof", NOARGS(stream_can_write_eof), "True."},
-    {"close", NOARGS(stream_close),
+    {"close", NOARGS(stream_close_locked),
      "Send what is queued, then close; connection_lost(None) follows."},
-    {"abort", NOARGS(stream_abort), "Close at once and drop what is queued."},
+    {"abort", NOARGS(stream_abort_locked), "Close at once and drop what is queued."},
     {"is_closing", NOARGS(stream_is_closing),
      "True from close(), abort() or an error on."},
     {"is_reading", NOARGS(stream_is_reading),
      "True unless paused or closing."},
-    {"pause_reading", NOARGS(stream_pause_reading),
+    {"pause_reading", NOARGS(stream_pause_reading_locked),
      "No data_received() until resume_reading()."},
-    {"resume_reading", NOARGS(stream_resume_reading), "Undo pause_reading()."},
-    {"set_protocol", FAST_KEYWORDS(stream_set_protocol),
+    {"resume_reading", NOARGS(stream_resume_reading_locked), "Undo pause_reading()."},
+    {"set_protocol", FAST_KEYWORDS(stream_set_protocol_locked),
      "Hand all further events to another protocol."},
-    {"get_protocol", NOARGS(stream_get_protocol), "The current protocol."},
-    {"get_extra_info", KEYWORDS(stream_get_extra_info),
+    {"get_protocol", NOARGS(stream_get_protocol_locked), "The current protocol."},
+    {"get_extra_info", KEYWORDS(stream_get_extra_info_locked),
      "get_extra_info(name, default=None): 'socket', 'sockname', 'peername'."},
-    {"set_write_buffer_limits", KEYWORDS(stream_set_write_buffer_limits),
+    {"set_write_buffer_limits", KEYWORDS(stream_set_write_buffer_limits_locked),
      "set_write_buffer_limits(high=None, low=None), in bytes."},
     {"get_write_buffer_limits", NOARGS(stream_get_write_buffer_limits),
      "(low, high) in bytes."},
     {"get_write_buffer_size", NOARGS(stream_get_write_buffer_size),
      "Bytes queued and not yet sent; O(1)."},
-    {"_make_empty_waiter", NOARGS(stream_make_empty_waiter), NULL},
+    {"_make_empty_waiter", NOARGS(stream_make_empty_waiter_locked), NULL},
     {"_reset_empty_waiter", NOARGS(stream_reset_empty_waiter), NULL},
-    {"_lend_fd", NOARGS(stream_lend_fd), NULL},
-    {"_reclaim_fd", NOARGS(stream_reclaim_fd), NULL},
-    {"_force_close", (PyCFunction)stream_force_close, METH_O, NULL},
+    {"_lend_fd", NOARGS(stream_lend_fd_locked), NULL},
+    {"_reclaim_fd", NOARGS(stream_reclaim_fd_locked), NULL},
+    {"_force_close", (PyCFunction)stream_force_close_locked, METH_O, NULL},
     {"_fatal_error", (PyCFunction)stream_fatal_error, METH_VARARGS, NULL},
     {"_call_connection_lost", (PyCFunction)stream_call_connection_lost, METH_O,
      NULL},
@@ -1175,6 +1250,8 @@ static PyMemberDef stream_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(PlStream, weaklist), READONLY,
      NULL},
     {"_sock_fd", T_INT, offsetof(PlStream, shown_fd), READONLY, NULL},
+    {"_empty_waiter", T_OBJECT, offsetof(PlStream, empty_waiter), READONLY,
+     NULL},
     {"_protocol", T_OBJECT, offsetof(PlStream, protocol), READONLY, NULL},
     {"_server", T_OBJECT, offsetof(PlStream, server), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(PlStream, loop), READONLY, NULL},

@@ -102,6 +102,8 @@ PlStream *pl_stream_new(PlLoop *loop, int fd, PyObject *sock,
 void pl_stream_orphan(PlStream *self);
 int pl_stream_on_events(PlStream *self, uint32_t events);
 int pl_listener_on_events(void *owner);
+/* No more accepting: gives the slot and its reference up. */
+void pl_listener_stop(void *owner);
 
 /* The functions below return 0, or -1 with KeyboardInterrupt or SystemExit
    set; every other exception has been dealt with. */
@@ -127,6 +129,10 @@ int pl_stream_close(PlStream *self);
 
 /* Brings the poller in line with PL_S_READING and PL_S_WRITING. */
 int pl_stream_watch(PlStream *self, uint32_t set, uint32_t clear);
+
+/* New ref: protocol.name(arg), or protocol.name() when arg is NULL.  Holds
+   the protocol meanwhile, which may replace itself. */
+PyObject *pl_stream_call(PlStream *self, PyObject *name, PyObject *arg);
 
 /* True when the raised exception must leave the loop. */
 int pl_leaves_loop(void);

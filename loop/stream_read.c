@@ -38,7 +38,7 @@ read_eof(PlStream *self)
 
     pl_stream_debug(self, "%r received EOF");
     PyObject *keep =
-        PyObject_CallMethodNoArgs(self->protocol, st->str_eof_received);
+        pl_stream_call(self, st->str_eof_received, NULL);
     int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
 
     Py_XDECREF(keep);
@@ -61,8 +61,7 @@ read_buffered(PlStream *self)
     PyObject *hint = PyLong_FromLong(-1);
     PyObject *target =
         hint == NULL ? NULL
-                     : PyObject_CallMethodOneArg(self->protocol,
-                                                 st->str_get_buffer, hint);
+                     : pl_stream_call(self, st->str_get_buffer, hint);
     Py_buffer view;
 
     Py_XDECREF(hint);
@@ -102,8 +101,7 @@ read_buffered(PlStream *self)
     PyObject *count = PyLong_FromSsize_t(n);
     PyObject *result =
         count == NULL ? NULL
-                      : PyObject_CallMethodOneArg(
-                            self->protocol, st->str_buffer_updated, count);
+                      : pl_stream_call(self, st->str_buffer_updated, count);
 
     Py_XDECREF(count);
     if (result == NULL) {
@@ -196,8 +194,7 @@ read_data(PlStream *self)
         return status;
     }
     int filled = PyBytes_GET_SIZE(data) == (Py_ssize_t)size;
-    PyObject *result = PyObject_CallMethodOneArg(
-        self->protocol, self->loop->st->str_data_received, data);
+    PyObject *result = pl_stream_call(self, self->loop->st->str_data_received, data);
 
     Py_DECREF(data);
     if (result == NULL) {

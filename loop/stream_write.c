@@ -147,7 +147,7 @@ queue_send(PlStream *self)
 static int
 call_flow(PlStream *self, PyObject *name, const char *message)
 {
-    PyObject *result = PyObject_CallMethodNoArgs(self->protocol, name);
+    PyObject *result = pl_stream_call(self, name, NULL);
 
     if (result == NULL) {
         if (pl_leaves_loop()) {
@@ -298,40 +298,38 @@ pl_stream_write_ready(PlStream *self)
 int
 pl_loop_flush_written(PlLoop *loop)
 {
-    int status = 0;
+    PyObject *exc = NULL;
+    size_t kept = 0;
 
-    /* Sending may end in Python code that writes again: those entries are
-       appended and taken in this same pass. */
+    /* Sending and letting go may end in Python code that writes again: those
+       entries are appended and taken in this same pass. */
     for (size_t i = 0; i < loop->written_count; i++) {
         PlStream *stream = loop->written[i];
 
-        stream->flags &= ~(uint32_t)PL_S_WRITTEN;
-        if (status == 0) {
-            status = pl_stream_flush(stream);
+        loop->written[i] = NULL;
+        if (exc == NULL) {
+            stream->flags &= ~(uint32_t)PL_S_WRITTEN;
+            if (pl_stream_flush(stream) < 0) {
+                exc = PyErr_GetRaisedException();
+            }
         }
-    }
-
-    PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
-    size_t count = loop->written_count;
-
-    loop->written_count = 0;
-    for (size_t i = 0; i < count; i++) {
-        PlStream *stream = loop->written[i];
-
-        if (status < 0 && stream->count > 0 &&
-            !(stream->flags & (PL_S_WRITING | PL_S_WRITTEN)))
+        if (exc != NULL && stream->count > 0 &&
+            !(stream->flags & PL_S_WRITING))
         {
-            /* Not reached: keep it for the next flush. */
+            /* Not sent: keep it for the next flush. */
             stream->flags |= PL_S_WRITTEN;
-            loop->written[loop->written_count++] = stream;
+            loop->written[kept++] = stream;
             continue;
         }
+        stream->flags &= ~(uint32_t)PL_S_WRITTEN;
         Py_DECREF(stream);
     }
+    loop->written_count = kept;
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
+        return -1;
     }
-    return status;
+    return 0;
 }
 
 /* Sees to it that what is queued will be sent. */
@@ -343,7 +341,8 @@ schedule_send(PlStream *self)
     if (self->flags & (PL_S_WRITING | PL_S_WRITTEN)) {
         /* on its way */
     }
-    else if (atomic_load_explicit(&loop->thread, memory_order_relaxed) == 0 ||
+    else if (atomic_load_explicit(&loop->thread, memory_order_relaxed) !=
+                 PyThread_get_thread_ident() ||
              self->buffered > self->high || self->buffered >= HIGH_WATER)
     {
         if (stream_send(self, 0) < 0) {
@@ -512,42 +511,71 @@ stream_write(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
+/* New ref: all of `lines` as bytes, before anything is queued. */
+static PyObject *
+bytes_list(PyObject *lines)
+{
+    PyObject *list = PySequence_List(lines);
+
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *data = PyList_GET_ITEM(list, i);
+
+        if (PyBytes_CheckExact(data)) {
+            continue;
+        }
+        /* By a memoryview, for its error. */
+        PyObject *view = PyMemoryView_FromObject(data);
+        PyObject *bytes = view == NULL ? NULL : PyBytes_FromObject(view);
+
+        Py_XDECREF(view);
+        if (bytes == NULL || PyList_SetItem(list, i, bytes) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
 PyObject *
 stream_writelines(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
     PyObject *lines =
         pl_only_argument("writelines", "list_of_data", args, nargs, kwnames);
-    PyObject *list = lines == NULL ? NULL : PySequence_List(lines);
+
+    if (lines == NULL || pl_loop_check_thread(self->loop) < 0) {
+        return NULL;
+    }
+    if ((self->flags & PL_S_EOF) || self->empty_waiter != NULL) {
+        /* asyncio's refusal, in the running version's words. */
+        return PyObject_CallMethod(self->loop->st->selector_transport,
+                                   "writelines", "OO", self, lines);
+    }
+    PyObject *list = bytes_list(lines);
 
     if (list == NULL) {
         return NULL;
     }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *data = PyList_GET_ITEM(list, i);
+    if (self->conn_lost > 0 || self->fd < 0) {
+        int status = PyList_GET_SIZE(list) > 0 ? write_after_end(self) : 0;
 
-        if (check_write(self, data) < 0) {
-            goto error;
-        }
-        if (self->conn_lost > 0 || self->fd < 0) {
-            if (write_after_end(self) < 0) {
-                goto error;
-            }
-            break;
-        }
-        if (queue_data(self, data) < 0) {
-            goto error;
+        Py_DECREF(list);
+        return status < 0 ? NULL : Py_NewRef(Py_None);
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *bytes = PyList_GET_ITEM(list, i);
+
+        if (PyBytes_GET_SIZE(bytes) > 0 &&
+            queue_push(self, Py_NewRef(bytes)) < 0)
+        {
+            Py_DECREF(list);
+            return NULL;
         }
     }
     Py_DECREF(list);
-    if (self->count > 0 && self->conn_lost == 0 && schedule_send(self) < 0) {
+    if (self->count > 0 && schedule_send(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
-
-error:
-    Py_DECREF(list);
-    return NULL;
 }
 
 PyObject *
@@ -610,6 +638,9 @@ stream_set_write_buffer_limits(PlStream *self, PyObject *args,
                      high_value, low_value);
         return NULL;
     }
+    if (pl_loop_check_thread(self->loop) < 0) {
+        return NULL;
+    }
     self->high = (size_t)high_value;
     self->low = (size_t)low_value;
     if (self->buffered > self->high && pl_stream_flush(self) < 0) {
@@ -637,6 +668,9 @@ stream_get_write_buffer_size(PlStream *self, PyObject *Py_UNUSED(unused))
 PyObject *
 stream_make_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
 {
+    if (pl_loop_check_thread(self->loop) < 0) {
+        return NULL;
+    }
     if (self->empty_waiter != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
         return NULL;

@@ -6,6 +6,7 @@
    a file closed without remove_reader can still be removed by itself. */
 
 #include "handle.h"
+#include "stream.h"
 
 typedef struct {
     PlHandle *handles[2];    /* reader, writer; owned, NULL when absent */
@@ -35,6 +36,19 @@ pl_watch_free(void *owner)
     }
     Py_DECREF(watch->file);
     PyMem_Free(watch);
+}
+
+void
+pl_watch_evict(PlLoop *loop, int fd)
+{
+    pl_slot *slot = pl_core_slot(loop->core, fd);
+
+    if (slot != NULL && slot->kind == PL_SLOT_CALLBACKS) {
+        void *stale = slot->owner;
+
+        pl_core_forget(loop->core, fd);
+        pl_watch_free(stale);
+    }
 }
 
 int
@@ -140,10 +154,24 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     if (handle == NULL) {
         return NULL;
     }
-    handle->flags |= PL_PERSISTENT;
+    (void)pl_handle_set(handle, PL_PERSISTENT);
     PyObject_GC_Track(handle);
 
     pl_slot *slot = pl_core_slot(self->core, fd);
+
+    if (slot != NULL && slot->kind == PL_SLOT_STREAM) {
+        /* asyncio lets this pass while the transport is closing; the stream
+           still needs the descriptor to send what is queued. */
+        PyErr_Format(PyExc_RuntimeError,
+                     "File descriptor %R is used by transport %R", args[0],
+                     slot->owner);
+        Py_DECREF(handle);
+        return NULL;
+    }
+    if (slot != NULL && slot->kind == PL_SLOT_LISTENER) {
+        pl_listener_stop(slot->owner);
+    }
+
     PlWatch *watch =
         slot != NULL && slot->kind == PL_SLOT_CALLBACKS ? slot->owner : NULL;
     int fresh = watch == NULL;
@@ -199,20 +227,19 @@ watch_remove(PlLoop *self, PyObject *file, enum side side)
         Py_RETURN_FALSE;
     }
     watch->handles[side] = NULL;
-    if (watch_events(watch) == 0) {
+    int last = watch_events(watch) == 0;
+
+    if (last) {
         pl_core_forget(self->core, fd);
     }
     else {
         (void)pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,
                             watch_events(watch));
     }
+    /* From here on user code may run; the watch is ours only when last. */
     pl_handle_cancel(handle);
     Py_DECREF(handle);
-    /* cancel() may have run code that used this slot. */
-    slot = pl_core_slot(self->core, fd);
-    if (watch_events(watch) == 0 &&
-        (slot->kind != PL_SLOT_CALLBACKS || slot->owner != watch))
-    {
+    if (last) {
         pl_watch_free(watch);
     }
     Py_RETURN_TRUE;
@@ -259,12 +286,21 @@ loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
                      transport);
         return NULL;
     }
-    Py_RETURN_NONE;
+    /* asyncio's own transports (datagrams, pipes) are in its table. */
+    PyObject *number = PyLong_FromLong(fd);
+    PyObject *none =
+        number == NULL
+            ? NULL
+            : PyObject_CallFunctionObjArgs(self->st->ensure_fd_no_transport,
+                                           self, number, NULL);
+
+    Py_XDECREF(number);
+    return none;
 }
 
 static PyObject *
-checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-            enum side side)
+checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                   enum side side)
 {
     if (nargs > 0) {
         if (pl_loop_check_thread(self) < 0) {
@@ -287,16 +323,40 @@ checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static PyObject *
-checked_remove(PlLoop *self, PyObject *file, enum side side)
+checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+            enum side side)
 {
-    PyObject *none = loop_ensure_fd_no_transport(self, file);
+    PyObject *result;
 
-    if (none == NULL || pl_loop_check_thread(self) < 0) {
-        Py_XDECREF(none);
+    Py_BEGIN_CRITICAL_SECTION(self);
+    result = checked_add_locked(self, args, nargs, side);
+    Py_END_CRITICAL_SECTION();
+    return result;
+}
+
+static PyObject *
+checked_remove_locked(PlLoop *self, PyObject *file, enum side side)
+{
+    PyObject *none = pl_loop_check_thread(self) < 0
+                         ? NULL
+                         : loop_ensure_fd_no_transport(self, file);
+
+    if (none == NULL) {
         return NULL;
     }
     Py_DECREF(none);
     return watch_remove(self, file, side);
+}
+
+static PyObject *
+checked_remove(PlLoop *self, PyObject *file, enum side side)
+{
+    PyObject *result;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    result = checked_remove_locked(self, file, side);
+    Py_END_CRITICAL_SECTION();
+    return result;
 }
 
 PyObject *

@@ -130,10 +130,18 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     def _close_self_pipe(self):
         ssock, csock = self._ssock, self._csock
         self._ssock = self._csock = None
-        if ssock is not None:
-            self._remove_reader(ssock.fileno())
-            ssock.close()
-            csock.close()
+        if ssock is None:
+            return
+        try:
+            now = signal.set_wakeup_fd(-1)
+            if now not in (-1, csock.fileno()):
+                signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+        except (ValueError, OSError):
+            pass  # not the main thread, or a descriptor closed by its owner
+        # Not unregistered: the core closes with us, and a child of fork must
+        # not take the registration from its parent.
+        ssock.close()
+        csock.close()
 
     def _ensure_self_pipe(self):
         if self._ssock is None:
@@ -147,23 +155,36 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         if threading.current_thread() is not threading.main_thread():
             return None
         self._ensure_self_pipe()
+        ours = self._csock.fileno()
         try:
-            fd = self._csock.fileno()
-            before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+            before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         except ValueError:
             return None  # not the main interpreter
-        return before
+        return -1 if before == ours else before
 
     def _return_wakeup_fd(self, before):
+        """Put `before` back where ours still is."""
         # add_signal_handler() in the run wants it for good, as in asyncio.
-        if before is not None and not self._signal_handlers:
-            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        if before is None or self._signal_handlers:
+            return
+        now = signal.set_wakeup_fd(-1)
+        wanted = before if now == self._csock.fileno() else now
+        if wanted != -1:
+            try:
+                signal.set_wakeup_fd(wanted, warn_on_full_buffer=False)
+            except (ValueError, OSError):
+                pass  # closed in the meantime
 
     def add_signal_handler(self, sig, callback, *args):
         """Call callback(*args) in the loop when the signal arrives."""
         if self._csock is None and not self._closed:
             self._ensure_self_pipe()
-        return super().add_signal_handler(sig, callback, *args)
+        try:
+            return super().add_signal_handler(sig, callback, *args)
+        except BaseException:
+            if self.is_running() and not self._signal_handlers:
+                self._own_wakeup_fd()  # asyncio has just given it up
+            raise
 
     def remove_signal_handler(self, sig):
         """Undo add_signal_handler(); True if there was one."""

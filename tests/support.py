@@ -70,13 +70,16 @@ def finish(loop):
 
 def outcome(loop_factory, scenario):
     """What scenario(loop) gave: its value, or its exception as words."""
+
+    async def bounded(result):
+        async with asyncio.timeout(DEADLINE):
+            return await result
+
     loop = loop_factory()
     try:
         result = scenario(loop)
         if asyncio.iscoroutine(result):
-            result = loop.run_until_complete(
-                asyncio.wait_for(result, DEADLINE)
-            )
+            result = loop.run_until_complete(bounded(result))
         return "returned", result
     except Exception as exc:
         return "raised", type(exc), str(exc)
@@ -510,8 +513,10 @@ def run_script(loop_name, code, *args, check=True, warnings="error", **env):
         timeout=120,
         env=child_env(**env),
     )
-    if check:
-        assert (done.returncode, done.stderr) == (0, ""), done
+    if check and (done.returncode or done.stderr):
+        raise AssertionError(
+            f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
     return done
 
 

@@ -251,7 +251,7 @@ def test_collector_runs_while_loops_run(loop_factory):
             else:
                 loop.stop()
 
-        loop.call_soon(step, 3000)
+        loop.call_soon(step, 500)
         loop.run_forever()
         loop.close()
 
