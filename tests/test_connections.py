@@ -285,9 +285,9 @@ async def test_connect_accepted_socket():
             client.send(b"hello")
             await protocol.receive(5)
             transport.write(b"bye")
+            transport.close()  # pyloop sends at the end of the turn, or now
             client.settimeout(10)
             assert client.recv(3) == b"bye"
-            transport.close()
             await protocol.lost
 
 

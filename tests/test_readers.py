@@ -29,13 +29,19 @@ def pair():
 
 @pytest.fixture
 def pipe():
-    fds = os.pipe()
-    yield fds
-    for fd in fds:
-        try:
-            os.close(fd)
-        except OSError:
-            pass
+    """Two ends that a test may close itself, and no number closed twice."""
+    ends = [os.fdopen(fd, "rb" if not i else "wb", 0) for i, fd in
+            enumerate(os.pipe())]
+    yield ends[0].fileno(), ends[1].fileno()
+    for end in ends:
+        end.close()
+
+
+def close_end(fd):
+    """Close the description behind fd and leave the number taken."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
 
 
 def settle(loop):
@@ -498,7 +504,7 @@ def test_end_of_pipe_calls_the_reader(loop, pipe):
     read, write = pipe
     seen = []
     loop.add_reader(read, lambda: seen.append(os.read(read, 10)))
-    os.close(write)
+    close_end(write)
     while not seen:
         spin(loop)
     assert seen[0] == b""
@@ -513,7 +519,7 @@ def test_broken_pipe_calls_the_writer(loop, pipe):
     loop.add_writer(write, seen.append, 1)
     settle(loop)
     assert seen == []
-    os.close(read)
+    close_end(read)
     while not seen:
         spin(loop)
     loop.remove_writer(write)
