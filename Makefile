@@ -72,7 +72,8 @@ stubtest:
 		--mypy-config-file pyproject.toml $(ARGS)
 
 # A sanitizer builds and tests a copy of the tree, so that its objects and
-# its extension never meet those of the ordinary build. (A free-threaded
+# its extension never meet those of the ordinary build. asyncio's own turn is
+# left out, and so are the leak tests, which would measure the sanitizer. (A free-threaded
 # interpreter has no PYTHONMALLOC=malloc.) Standard error stays open: there
 # the sanitizers report.
 define checked_tests

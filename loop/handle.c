@@ -486,8 +486,9 @@ handle_class(PlHandle *self)
     pl_state *st = self->loop->st;
 
     return Py_TYPE(self) == st->TimerHandleType ? st->asyncio_timer_handle
-           : pl_handle_flags(self) & PL_THREADSAFE        ? st->asyncio_threadsafe_handle
-                                                : st->asyncio_handle;
+           : pl_handle_flags(self) & PL_THREADSAFE
+               ? st->asyncio_threadsafe_handle
+               : st->asyncio_handle;
 }
 
 /* asyncio's own methods work on ours: they only read attributes. */
@@ -554,7 +555,8 @@ handle_get_cancelled(PlHandle *self, void *Py_UNUSED(closure))
 static PyObject *
 handle_get_repr_slot(PlHandle *self, void *Py_UNUSED(closure))
 {
-    return Py_NewRef(pl_handle_flags(self) & PL_HAS_REPR ? self->args[0] : Py_None);
+    return Py_NewRef(pl_handle_flags(self) & PL_HAS_REPR ? self->args[0]
+                                                         : Py_None);
 }
 
 static PyObject *

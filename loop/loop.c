@@ -63,8 +63,7 @@ static int
 visit_waiting(PlHandle *handle, visitproc visit, void *arg)
 {
     Py_VISIT(handle);
-    return !PyObject_GC_IsTracked((PyObject *)handle) &&
-                   Py_REFCNT(handle) == 1
+    return !PyObject_GC_IsTracked((PyObject *)handle) && Py_REFCNT(handle) == 1
                ? Py_TYPE(handle)->tp_traverse((PyObject *)handle, visit, arg)
                : 0;
 }
@@ -73,8 +72,8 @@ visit_waiting(PlHandle *handle, visitproc visit, void *arg)
 static int
 visit_inbox(PlLoop *self, visitproc visit, void *arg)
 {
-    pl_link *link = atomic_load_explicit(&self->core->inbox.head,
-                                         memory_order_relaxed);
+    pl_link *link =
+        atomic_load_explicit(&self->core->inbox.head, memory_order_relaxed);
 
     while (link != NULL && link != PL_INBOX_CLOSED) {
         int status = visit_waiting(pl_handle_of_link(link), visit, arg);

@@ -70,12 +70,12 @@ module_exec(PyObject *module)
         return -1;
     }
     st->create_task = PyObject_GetAttrString(base, "create_task");
-    st->ensure_fd_no_transport = PyObject_GetAttrString(
-        st->selector_loop, "_ensure_fd_no_transport");
+    st->ensure_fd_no_transport =
+        PyObject_GetAttrString(st->selector_loop, "_ensure_fd_no_transport");
     Py_DECREF(base);
     st->loop_kwnames = PyTuple_Pack(1, st->str_loop);
-    if (st->create_task == NULL || st->ensure_fd_no_transport == NULL || st->loop_kwnames == NULL ||
-        server_takes_transport(st) < 0)
+    if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
+        st->loop_kwnames == NULL || server_takes_transport(st) < 0)
     {
         return -1;
     }

@@ -106,8 +106,9 @@ poll_step(PlLoop *self, bool first)
     self->polls++;
     /* The sleep is announced attached: who pushes to the ring under the GIL
        from here on sees it and wakes the poll. */
-    if (timeout != 0 && (!pl_inbox_sleep(&core->inbox) ||
-                         pl_ring_count(&self->ready) > 0)) {
+    if (timeout != 0 &&
+        (!pl_inbox_sleep(&core->inbox) || pl_ring_count(&self->ready) > 0))
+    {
         timeout = 0;
     }
     if (timeout == 0) {
@@ -171,8 +172,9 @@ expire_timers(PlLoop *self)
         }
     }
     /* Cancelled ones at the top would only make the poll wake for them. */
-    while (timers->count > 0 &&
-           (pl_handle_flags((PlHandle *)timers->entries[0].item) & PL_CANCELLED))
+    while (
+        timers->count > 0 &&
+        (pl_handle_flags((PlHandle *)timers->entries[0].item) & PL_CANCELLED))
     {
         PlHandle *handle = pl_heap_pop(timers);
 

@@ -73,7 +73,7 @@
     X(future_type, "asyncio.futures", "Future")                               \
     X(task_type, "asyncio.tasks", "Task")                                     \
     X(gaierror, "socket", "gaierror")                                         \
-    X(selector_loop, "asyncio.selector_events", "BaseSelectorEventLoop")       \
+    X(selector_loop, "asyncio.selector_events", "BaseSelectorEventLoop")      \
     X(selector_transport, "asyncio.selector_events",                          \
       "_SelectorSocketTransport")                                             \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \

@@ -20,9 +20,9 @@ pl_stream_call(PlStream *self, PyObject *name, PyObject *arg)
 {
     PyObject *protocol =
         Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
-    PyObject *result =
-        arg == NULL ? PyObject_CallMethodNoArgs(protocol, name)
-                    : PyObject_CallMethodOneArg(protocol, name, arg);
+    PyObject *result = arg == NULL
+                           ? PyObject_CallMethodNoArgs(protocol, name)
+                           : PyObject_CallMethodOneArg(protocol, name, arg);
 
     Py_DECREF(protocol);
     return result;
@@ -681,8 +681,8 @@ ensure_sock(PlStream *self)
         }
         if (self->sock != NULL || self->fd < 0) {
             /* Another thread was quicker, or the end came. */
-            PyObject *number = PyObject_CallMethodNoArgs(
-                sock, self->loop->st->str_detach);
+            PyObject *number =
+                PyObject_CallMethodNoArgs(sock, self->loop->st->str_detach);
 
             Py_DECREF(sock);
             Py_XDECREF(number);
@@ -1156,16 +1156,18 @@ LOCKED(stream_write_eof, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_close, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_abort, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_pause_reading, (PlStream * self, PyObject *unused), self, unused)
-LOCKED(stream_resume_reading, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_resume_reading, (PlStream * self, PyObject *unused), self,
+       unused)
 LOCKED(stream_get_protocol, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_lend_fd, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_reclaim_fd, (PlStream * self, PyObject *unused), self, unused)
-LOCKED(stream_make_empty_waiter, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_make_empty_waiter, (PlStream * self, PyObject *unused), self,
+       unused)
 LOCKED(stream_force_close, (PlStream * self, PyObject *arg), self, arg)
-LOCKED(stream_get_extra_info, (PlStream * self, PyObject *args, PyObject *kwargs), self, args,
-       kwargs)
-LOCKED(stream_set_write_buffer_limits, (PlStream * self, PyObject *args, PyObject *kwargs), self, args,
-       kwargs)
+LOCKED(stream_get_extra_info,
+       (PlStream * self, PyObject *args, PyObject *kwargs), self, args, kwargs)
+LOCKED(stream_set_write_buffer_limits,
+       (PlStream * self, PyObject *args, PyObject *kwargs), self, args, kwargs)
 LOCKED(stream_write,
        (PlStream * self, PyObject *const *args, Py_ssize_t nargs,
         PyObject *kwnames),
@@ -1197,20 +1199,24 @@ static PyMethodDef stream_methods[] = {
     {"can_write_eof", NOARGS(stream_can_write_eof), "True."},
     {"close", NOARGS(stream_close_locked),
      "Send what is queued, then close; connection_lost(None) follows."},
-    {"abort", NOARGS(stream_abort_locked), "Close at once and drop what is queued."},
+    {"abort", NOARGS(stream_abort_locked),
+     "Close at once and drop what is queued."},
     {"is_closing", NOARGS(stream_is_closing),
      "True from close(), abort() or an error on."},
     {"is_reading", NOARGS(stream_is_reading),
      "True unless paused or closing."},
     {"pause_reading", NOARGS(stream_pause_reading_locked),
      "No data_received() until resume_reading()."},
-    {"resume_reading", NOARGS(stream_resume_reading_locked), "Undo pause_reading()."},
+    {"resume_reading", NOARGS(stream_resume_reading_locked),
+     "Undo pause_reading()."},
     {"set_protocol", FAST_KEYWORDS(stream_set_protocol_locked),
      "Hand all further events to another protocol."},
-    {"get_protocol", NOARGS(stream_get_protocol_locked), "The current protocol."},
+    {"get_protocol", NOARGS(stream_get_protocol_locked),
+     "The current protocol."},
     {"get_extra_info", KEYWORDS(stream_get_extra_info_locked),
      "get_extra_info(name, default=None): 'socket', 'sockname', 'peername'."},
-    {"set_write_buffer_limits", KEYWORDS(stream_set_write_buffer_limits_locked),
+    {"set_write_buffer_limits",
+     KEYWORDS(stream_set_write_buffer_limits_locked),
      "set_write_buffer_limits(high=None, low=None), in bytes."},
     {"get_write_buffer_limits", NOARGS(stream_get_write_buffer_limits),
      "(low, high) in bytes."},

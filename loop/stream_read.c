@@ -37,8 +37,7 @@ read_eof(PlStream *self)
     pl_state *st = self->loop->st;
 
     pl_stream_debug(self, "%r received EOF");
-    PyObject *keep =
-        pl_stream_call(self, st->str_eof_received, NULL);
+    PyObject *keep = pl_stream_call(self, st->str_eof_received, NULL);
     int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
 
     Py_XDECREF(keep);
@@ -60,8 +59,7 @@ read_buffered(PlStream *self)
     pl_state *st = self->loop->st;
     PyObject *hint = PyLong_FromLong(-1);
     PyObject *target =
-        hint == NULL ? NULL
-                     : pl_stream_call(self, st->str_get_buffer, hint);
+        hint == NULL ? NULL : pl_stream_call(self, st->str_get_buffer, hint);
     Py_buffer view;
 
     Py_XDECREF(hint);
@@ -194,7 +192,8 @@ read_data(PlStream *self)
         return status;
     }
     int filled = PyBytes_GET_SIZE(data) == (Py_ssize_t)size;
-    PyObject *result = pl_stream_call(self, self->loop->st->str_data_received, data);
+    PyObject *result =
+        pl_stream_call(self, self->loop->st->str_data_received, data);
 
     Py_DECREF(data);
     if (result == NULL) {

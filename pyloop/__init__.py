@@ -1,8 +1,8 @@
 """pyloop: a fast, exact event loop for asyncio.
 
-    pyloop.run(main())                              # as asyncio.run
-    asyncio.Runner(loop_factory=pyloop.new_event_loop)
-    uvicorn app:app --loop pyloop:new_event_loop
+pyloop.run(main())                              # as asyncio.run
+asyncio.Runner(loop_factory=pyloop.new_event_loop)
+uvicorn app:app --loop pyloop:new_event_loop
 """
 
 from __future__ import annotations

@@ -326,9 +326,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     ):
         """socket.getaddrinfo(), numeric hosts at once, names on a thread."""
         if _numeric_family(host):
-            return socket.getaddrinfo(
-                host, port, family, type, proto, flags
-            )
+            return socket.getaddrinfo(host, port, family, type, proto, flags)
         request = None if self._debug else _encode(host, port)
         if request is None:
             return await super().getaddrinfo(

@@ -28,7 +28,9 @@ LOOPS = LOOPS.replace(",", " ").split()
 DEADLINE = 30
 
 # asyncio leaves the socket of some failures to the collector.
-may_drop_sockets = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+may_drop_sockets = pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning"
+)
 
 FREE_THREADED = hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled()
 
@@ -60,9 +62,7 @@ def finish(loop):
     for task in tasks:
         task.cancel()
     if tasks:
-        loop.run_until_complete(
-            asyncio.gather(*tasks, return_exceptions=True)
-        )
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

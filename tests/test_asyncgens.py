@@ -66,8 +66,9 @@ def test_failure_in_shutdown(loop):
     (context,) = calls
     assert context["asyncgen"] is generator
     assert type(context["exception"]) is ZeroDivisionError
-    assert "an error occurred during closing of asynchronous" in (
-        context["message"]
+    assert (
+        "an error occurred during closing of asynchronous"
+        in (context["message"])
     )
 
 

@@ -223,9 +223,10 @@ def test_unknown_name(agree):
 def test_bad_arguments(agree, listening):
     async def scenario(loop):
         seen = []
-        with socket.socket() as tcp, socket.socket(
-            type=socket.SOCK_DGRAM
-        ) as udp:
+        with (
+            socket.socket() as tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+        ):
             for kwargs in (
                 {},
                 {"host": "127.0.0.1", "port": 1, "sock": tcp},
@@ -319,9 +320,7 @@ async def test_unix():
     with unix_path() as path, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        transport, protocol = await loop.create_unix_connection(
-            Recorder, path
-        )
+        transport, protocol = await loop.create_unix_connection(Recorder, path)
         peer, _ = listener.accept()
         with peer:
             peer.send(b"x")
@@ -480,9 +479,7 @@ async def test_cancel_at_each_step(listening):
             def connection_made(self, transport):
                 made.append(transport)
 
-        task = asyncio.ensure_future(
-            loop.create_connection(Peer, *listening)
-        )
+        task = asyncio.ensure_future(loop.create_connection(Peer, *listening))
         await turns(steps)
         task.cancel()
         try:

@@ -260,9 +260,7 @@ def test_signal_handler(loop):
         seen.append(variable.get())
         loop.stop()
 
-    context_with("added").run(
-        loop.add_signal_handler, signal.SIGUSR1, handler
-    )
+    context_with("added").run(loop.add_signal_handler, signal.SIGUSR1, handler)
     loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
     loop.run_forever()
     loop.remove_signal_handler(signal.SIGUSR1)

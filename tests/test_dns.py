@@ -80,9 +80,7 @@ async def test_same_answer_as_the_socket_module(args, kwargs):
     """In value and type; the same kind of error."""
     loop = asyncio.get_running_loop()
     try:
-        expected = await asyncio.to_thread(
-            socket.getaddrinfo, *args, **kwargs
-        )
+        expected = await asyncio.to_thread(socket.getaddrinfo, *args, **kwargs)
     except Exception as exc:
         kind, text = await async_error(loop.getaddrinfo(*args, **kwargs))
         assert kind is type(exc)

@@ -81,7 +81,9 @@ def test_shutdown(agree):
         done = []
 
         async def main():
-            loop.run_in_executor(None, lambda: (time.sleep(0.02), done.append(1)))
+            loop.run_in_executor(
+                None, lambda: (time.sleep(0.02), done.append(1))
+            )
             await loop.shutdown_default_executor()
             assert done == [1]
             return error(loop.run_in_executor, None, print)

@@ -112,9 +112,7 @@ async def test_cycle_through_a_closed_transport():
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with theirs:
-        transport, protocol = await loop.create_connection(
-            Recorder, sock=ours
-        )
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
         transport.note = transport
         protocol.transport = transport
         refs = [weakref.ref(transport), weakref.ref(protocol)]

@@ -197,7 +197,9 @@ def test_regular_file(agree, tmp_path):
     async def scenario(loop):
         seen = []
         with open(path, "rb") as file:
-            seen.append(await async_error(loop.connect_read_pipe(Reader, file)))
+            seen.append(
+                await async_error(loop.connect_read_pipe(Reader, file))
+            )
         with open(path, "wb") as file:
             seen.append(
                 await async_error(loop.connect_write_pipe(Reader, file))
@@ -212,9 +214,7 @@ def test_regular_file(agree, tmp_path):
 
 
 # asyncio's half-made transports fail once more when they are collected.
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_bad_arguments(agree):
     async def scenario(loop):
         seen = []

@@ -30,8 +30,10 @@ def pair():
 @pytest.fixture
 def pipe():
     """Two ends that a test may close itself, and no number closed twice."""
-    ends = [os.fdopen(fd, "rb" if not i else "wb", 0) for i, fd in
-            enumerate(os.pipe())]
+    ends = [
+        os.fdopen(fd, "rb" if not i else "wb", 0)
+        for i, fd in enumerate(os.pipe())
+    ]
     yield ends[0].fileno(), ends[1].fileno()
     for end in ends:
         end.close()

@@ -411,9 +411,10 @@ def test_blocking_socket_in_debug_mode(agree):
         loop.set_debug(False)
         return seen
 
-    assert agree(scenario) == [
-        (ValueError, "the socket must be non-blocking")
-    ] * 8
+    assert (
+        agree(scenario)
+        == [(ValueError, "the socket must be non-blocking")] * 8
+    )
 
 
 def test_wrong_arguments(agree):

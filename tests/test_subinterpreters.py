@@ -79,9 +79,7 @@ def test_one(loop_name):
 
 
 def test_one_after_another(loop_name):
-    run_in_interpreters(
-        loop_name, "for _ in range(5): in_interpreter(BODY)"
-    )
+    run_in_interpreters(loop_name, "for _ in range(5): in_interpreter(BODY)")
 
 
 def test_beside_a_loop_of_the_main_interpreter(loop_name):

@@ -147,7 +147,11 @@ async def test_descriptors_and_files(tmp_path):
 
 async def test_cwd_and_env(tmp_path):
     child = await start(
-        "sh", "-c", "pwd; echo $WORD", cwd=tmp_path, stdout=PIPE,
+        "sh",
+        "-c",
+        "pwd; echo $WORD",
+        cwd=tmp_path,
+        stdout=PIPE,
         env={"WORD": "value", "PATH": os.environ["PATH"]},
     )
     out, _ = await child.communicate()
@@ -160,7 +164,10 @@ async def test_paths():
     )
     assert (await child.communicate())[0] == b"bytes text\n"
     child = await start(
-        "name", "-c", "echo $0", executable=pathlib.Path("/bin/sh"),
+        "name",
+        "-c",
+        "echo $0",
+        executable=pathlib.Path("/bin/sh"),
         stdout=PIPE,
     )
     assert (await child.communicate())[0] == b"name\n"
@@ -168,8 +175,12 @@ async def test_paths():
 
 async def test_other_arguments():
     child = await start(
-        "sh", "-c", "umask; cut -d' ' -f1,6 /proc/self/stat",
-        umask=0o027, start_new_session=True, stdout=PIPE,
+        "sh",
+        "-c",
+        "umask; cut -d' ' -f1,6 /proc/self/stat",
+        umask=0o027,
+        start_new_session=True,
+        stdout=PIPE,
     )
     umask, _, session = (await child.communicate())[0].split()
     assert umask == b"0027"
@@ -198,7 +209,9 @@ async def test_pass_fds_and_close_fds():
         "sh", "-c", f"echo x > /dev/fd/{write}", stderr=subprocess.DEVNULL
     )
     assert await child.wait() != 0
-    child = await start("sh", "-c", f"echo x > /dev/fd/{write}", pass_fds=[write])
+    child = await start(
+        "sh", "-c", f"echo x > /dev/fd/{write}", pass_fds=[write]
+    )
     assert await child.wait() == 0
     os.close(write)
     assert os.read(read, 10) == b"x\n"
@@ -378,9 +391,7 @@ async def test_transport():
     stdin.close()
     await protocol.lost
     assert protocol.output[1] == b"x"
-    assert isinstance(
-        transport.get_extra_info("subprocess"), subprocess.Popen
-    )
+    assert isinstance(transport.get_extra_info("subprocess"), subprocess.Popen)
     transport.close()
     assert transport.is_closing()
     repr(transport)

@@ -149,7 +149,7 @@ def test_closed_loop_refuses(loop):
 @pytest.mark.parametrize("round_", range(5))
 def test_racing_with_close(loop_factory, round_):
     """Either it is taken or it is refused; nothing else."""
-    for _ in range(20):
+    for _ in range(6):
         loop = loop_factory()
         started = threading.Barrier(3)
         unexpected = []

@@ -293,9 +293,7 @@ async def test_start_tls_timeout():
     loop = asyncio.get_running_loop()
     ours, theirs = tcp_pair()
     with theirs:
-        transport, protocol = await loop.create_connection(
-            Recorder, sock=ours
-        )
+        transport, protocol = await loop.create_connection(Recorder, sock=ours)
         kind, _ = await async_error(
             loop.start_tls(
                 transport,
@@ -420,9 +418,7 @@ async def test_shutdown_timeout():
             held.append(self)
 
     handler_calls(loop)
-    server = await loop.create_server(
-        Stuck, "127.0.0.1", 0, ssl=server_tls()
-    )
+    server = await loop.create_server(Stuck, "127.0.0.1", 0, ssl=server_tls())
     transport, protocol = await loop.create_connection(
         Recorder,
         *server.sockets[0].getsockname(),

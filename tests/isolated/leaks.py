@@ -10,9 +10,7 @@ import os
 import socket
 import sys
 
-sys.path.insert(
-    0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-)
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import support  # noqa: E402
 
@@ -191,9 +189,7 @@ async def datagrams(state):
 
 
 async def children(state):
-    child = await asyncio.create_subprocess_exec(
-        "cat", stdin=-1, stdout=-1
-    )
+    child = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
     await child.communicate(b"x" * 1000)
 
 

@@ -85,7 +85,5 @@ class Connection:
             await self.writer.drain()
 
         self.send("POST", path, Transfer_Encoding="chunked")
-        _, response = await asyncio.gather(
-            send(), read_response(self.reader)
-        )
+        _, response = await asyncio.gather(send(), read_response(self.reader))
         return response

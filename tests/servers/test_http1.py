@@ -388,9 +388,7 @@ def test_shutdown_when_idle(server_name, loop_name):
         async def main():
             async with contextlib.AsyncExitStack() as stack:
                 connections = [
-                    await stack.enter_async_context(
-                        Connection(server.address)
-                    )
+                    await stack.enter_async_context(Connection(server.address))
                     for _ in range(10)
                 ]
                 for connection in connections:

@@ -181,9 +181,7 @@ def test_getters_read_by_other_threads(loop_factory):
     peers = []
 
     async def main():
-        server = await loop.create_server(
-            asyncio.Protocol, "127.0.0.1", 0
-        )
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
         for _ in range(20):
             transport, _ = await loop.create_connection(
                 asyncio.Protocol, *server.sockets[0].getsockname()
