@@ -93,6 +93,9 @@ def warm():
 
     for name in support.LOOPS:
         support.run(support.factory(name), main())
+    # The collections after each test need not look at pytest.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
