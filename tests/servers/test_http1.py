@@ -134,7 +134,8 @@ class Server:
         try:
             socket.create_connection(self.address).close()
             return True
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
+            # Reset: the listener closed with this connection in its queue.
             return False
 
     def stop(self, number=signal.SIGTERM, timeout=30):
