@@ -52,7 +52,7 @@ pl_stream_watch(PlStream *self, uint32_t set, uint32_t clear)
     uint32_t before = self->flags & (PL_S_READING | PL_S_WRITING);
     uint32_t after = (before | set) & ~clear;
 
-    if (before == after || self->fd < 0 || (self->flags & PL_S_LENT)) {
+    if (before == after || self->fd < 0) {
         return 0;
     }
     uint32_t events = (after & PL_S_READING ? PL_READ : 0) |
@@ -362,6 +362,9 @@ release_socket(PlStream *self)
             PyErr_Clear();
         }
     }
+    if (self->flags & PL_S_LENT) {
+        (void)shutdown(fd, SHUT_RDWR);
+    }
     self->fd = -1;
     self->sock = NULL;
     if (self->flags & (PL_S_READING | PL_S_WRITING)) {
@@ -451,6 +454,18 @@ report_lost(PlStream *self, PyObject *exc)
     return status;
 }
 
+/* The first exception counts; no other is swallowed. */
+static void
+keep_failure(PlStream *self, PyObject **failure)
+{
+    if (*failure == NULL) {
+        *failure = PyErr_GetRaisedException();
+    }
+    else {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+}
+
 int
 pl_stream_finish(PlStream *self, PyObject *exc)
 {
@@ -478,12 +493,10 @@ pl_stream_finish(PlStream *self, PyObject *exc)
     Py_XDECREF(protocol);
     take_protocol(self, NULL);
     if (detach_server(self) < 0) {
-        if (failure == NULL) {
-            failure = PyErr_GetRaisedException();
-        }
-        else {
-            PyErr_WriteUnraisable((PyObject *)self);
-        }
+        keep_failure(self, &failure);
+    }
+    if (pl_stream_fail_waiter(self) < 0) {
+        keep_failure(self, &failure);
     }
     if (failure != NULL) {
         PyErr_SetRaisedException(failure);
@@ -895,7 +908,7 @@ stream_resume_reading(PlStream *self, PyObject *Py_UNUSED(unused))
             return NULL;
         }
         self->flags &= ~(uint32_t)PL_S_PAUSED;
-        if ((self->flags & (PL_S_STARTED | PL_S_LENT)) == PL_S_STARTED &&
+        if ((self->flags & PL_S_STARTED) &&
             pl_stream_watch(self, PL_S_READING, 0) < 0)
         {
             return NULL;
@@ -905,39 +918,14 @@ stream_resume_reading(PlStream *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-/* loop.sendfile() waits for room by add_writer(), on a socket that is not
-   watched by us meanwhile: reading is paused and the queue is empty. */
+/* loop.sendfile() sends by a duplicate of the descriptor and has to hear of
+   the end: release_socket(). */
 static PyObject *
-stream_lend_fd(PlStream *self, PyObject *Py_UNUSED(unused))
-{
-    if (self->fd >= 0) {
-        if (pl_stream_watch(self, 0, PL_S_READING | PL_S_WRITING) < 0) {
-            return NULL;
-        }
-        self->flags |= PL_S_LENT;
-        pl_core_forget(self->loop->core, self->fd);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-stream_reclaim_fd(PlStream *self, PyObject *Py_UNUSED(unused))
+stream_set_lent(PlStream *self, PyObject *lent)
 {
     self->flags &= ~(uint32_t)PL_S_LENT;
-    if (self->fd >= 0 && !self->loop->closed) {
-        pl_watch_evict(self->loop, self->fd);
-
-        int err =
-            pl_core_watch(self->loop->core, self->fd, PL_SLOT_STREAM, self, 0);
-
-        if (err < 0) {
-            return pl_raise_errno(err);
-        }
-        if (!(self->flags & (PL_S_CLOSING | PL_S_PAUSED)) &&
-            pl_stream_watch(self, PL_S_READING, 0) < 0)
-        {
-            return NULL;
-        }
+    if (lent == Py_True) {
+        self->flags |= PL_S_LENT;
     }
     Py_RETURN_NONE;
 }
@@ -1159,8 +1147,7 @@ LOCKED(stream_pause_reading, (PlStream * self, PyObject *unused), self, unused)
 LOCKED(stream_resume_reading, (PlStream * self, PyObject *unused), self,
        unused)
 LOCKED(stream_get_protocol, (PlStream * self, PyObject *unused), self, unused)
-LOCKED(stream_lend_fd, (PlStream * self, PyObject *unused), self, unused)
-LOCKED(stream_reclaim_fd, (PlStream * self, PyObject *unused), self, unused)
+LOCKED(stream_set_lent, (PlStream * self, PyObject *arg), self, arg)
 LOCKED(stream_make_empty_waiter, (PlStream * self, PyObject *unused), self,
        unused)
 LOCKED(stream_force_close, (PlStream * self, PyObject *arg), self, arg)
@@ -1224,8 +1211,7 @@ static PyMethodDef stream_methods[] = {
      "Bytes queued and not yet sent; O(1)."},
     {"_make_empty_waiter", NOARGS(stream_make_empty_waiter_locked), NULL},
     {"_reset_empty_waiter", NOARGS(stream_reset_empty_waiter), NULL},
-    {"_lend_fd", NOARGS(stream_lend_fd_locked), NULL},
-    {"_reclaim_fd", NOARGS(stream_reclaim_fd_locked), NULL},
+    {"_set_lent", (PyCFunction)stream_set_lent_locked, METH_O, NULL},
     {"_force_close", (PyCFunction)stream_force_close_locked, METH_O, NULL},
     {"_fatal_error", (PyCFunction)stream_fatal_error, METH_VARARGS, NULL},
     {"_call_connection_lost", (PyCFunction)stream_call_connection_lost, METH_O,

@@ -29,7 +29,7 @@ enum pl_stream_flag {
     PL_S_MADE = 4096,            /* connection_made() was called */
     PL_S_STARTED = 512,          /* … and what follows it is done */
     PL_S_SHUT = 1024,            /* the write side is shut down */
-    PL_S_LENT = 2048,            /* loop.sendfile() has the descriptor */
+    PL_S_LENT = 2048,            /* loop.sendfile() has a duplicate of fd */
 };
 
 /* An IPv4 or IPv6 address as the kernel gave it, shown on demand. */
@@ -117,6 +117,8 @@ int pl_loop_flush_written(PlLoop *loop);
 /* Sends what is queued now, without calling the protocol. */
 int pl_stream_flush(PlStream *self);
 void pl_stream_drop_queue(PlStream *self);
+/* The end has come: whoever waits for the queue to run empty is told. */
+int pl_stream_fail_waiter(PlStream *self);
 
 /* A protocol method or a system call failed with the exception that is
    raised: report it as asyncio's _fatal_error does and end the connection. */

@@ -214,6 +214,25 @@ end_waiter(PlStream *self, PyObject *method, PyObject *value)
     return 0;
 }
 
+int
+pl_stream_fail_waiter(PlStream *self)
+{
+    if (self->empty_waiter == NULL) {
+        return 0;
+    }
+    PyObject *exc = PyObject_CallFunction(PyExc_ConnectionError, "s",
+                                          "Connection is closed by peer");
+
+    if (exc == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+        return 0;
+    }
+    int status = end_waiter(self, self->loop->st->str_set_exception, exc);
+
+    Py_DECREF(exc);
+    return status;
+}
+
 static int
 send_failed(PlStream *self, int err)
 {

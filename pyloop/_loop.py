@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import events, sslproto
+from asyncio import events, sslproto, transports
 
 from pyloop import _core
 
@@ -29,6 +29,7 @@ STDLIB_NAMES = (
     ("asyncio.constants", "_SendfileMode"),
     ("asyncio.events:Handle", "_repr_info"),
     ("asyncio.format_helpers", "_format_callback_source"),
+    ("asyncio.base_events:BaseEventLoop", "_sendfile_fallback"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_add_reader"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_add_writer"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_close_self_pipe"),
@@ -51,6 +52,7 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_stop_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
     ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
+    ("asyncio.transports", "_FlowControlMixin"),
     ("asyncio.unix_events:_UnixSelectorEventLoop", "_process_self_data"),
 )
 
@@ -84,6 +86,18 @@ class _Key:
     def __init__(self, fd, mask):
         self.fd = fd
         self.events = mask
+
+
+class _FlowControlled:
+    """A stream transport where asyncio wants its own mixin to be a base."""
+
+    __class__ = transports._FlowControlMixin
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
@@ -259,17 +273,28 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
     async def _sendfile_native(self, transp, file, offset, count):
         resume_reading = transp.is_reading()
         transp.pause_reading()
-        await transp._make_empty_waiter()
-        transp._lend_fd()
+        empty = transp._make_empty_waiter()
         try:
-            return await self.sock_sendfile(
-                transp._sock, file, offset, count, fallback=False
-            )
+            await empty
+            if transp._sock is None:
+                raise ConnectionError("Connection is closed by peer")
+            # By a number of its own, which stays ours when the transport is
+            # closed meanwhile; closing it ends the sending with an error.
+            with transp._sock.dup() as sock:
+                transp._set_lent(True)
+                return await self.sock_sendfile(
+                    sock, file, offset, count, fallback=False
+                )
         finally:
+            transp._set_lent(False)
             transp._reset_empty_waiter()
-            transp._reclaim_fd()
             if resume_reading:
                 transp.resume_reading()
+
+    async def _sendfile_fallback(self, transp, file, offset, count):
+        if not isinstance(transp, transports._FlowControlMixin):
+            transp = _FlowControlled(transp)
+        return await super()._sendfile_fallback(transp, file, offset, count)
 
     # -- connecting ----------------------------------------------------
 

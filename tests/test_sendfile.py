@@ -100,6 +100,15 @@ async def test_sendfile_of_all(file):
         assert far.received == DATA
 
 
+def small_pair():
+    """SIZE does not fit."""
+    pair = tcp_pair()
+    for sock in pair:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+    return pair
+
+
 async def test_writes_during_sendfile_are_refused(file):
     loop = asyncio.get_running_loop()
     async with wired(Recorder, tcp_pair()) as (protocol, peer):
@@ -116,6 +125,66 @@ async def test_writes_during_sendfile_are_refused(file):
         await asyncio.gather(sending, read_all(peer, SIZE))
         protocol.transport.write(b"x")
         assert await loop.sock_recv(peer, 1) == b"x"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_sendfile_fallback_of_transports(kind):
+    """What is no file on disk is read and written by hand."""
+    loop = asyncio.get_running_loop()
+    async with connected(kind) as (near, far):
+        for _ in range(2):
+            sent = await loop.sendfile(near.transport, io.BytesIO(DATA))
+            assert sent == SIZE
+        with pytest.raises(RuntimeError):
+            await loop.sendfile(
+                near.transport, io.BytesIO(DATA), fallback=False
+            )
+        near.transport.write(b"end")
+        assert await far.receive(2 * SIZE + 3) == DATA + DATA + b"end"
+        far.transport.write(b"x")
+        assert await near.receive(1) == b"x"
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_transport_closed_during_sendfile(file, how, pyloop_only):
+    """asyncio waits for ever."""
+    loop = asyncio.get_running_loop()
+    async with wired(Recorder, small_pair()) as (protocol, peer):
+        sending = asyncio.ensure_future(
+            loop.sendfile(protocol.transport, file)
+        )
+        peer.setblocking(False)
+        assert len(await loop.sock_recv(peer, 1)) == 1
+        await turns(5)
+        assert not sending.done()
+        getattr(protocol.transport, how)()
+        await protocol.lost
+        with pytest.raises(ConnectionError):
+            await sending
+        # Whoever gets the number is left alone.
+        near, far = socket.socketpair()
+        with near, far:
+            await turns(5)
+            near.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                near.recv(1)
+
+
+async def test_transport_aborted_before_sendfile_starts(file):
+    """… which waits until what was written is sent."""
+    loop = asyncio.get_running_loop()
+    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+        protocol.transport.write(bytes(10_000_000))
+        sending = asyncio.ensure_future(
+            loop.sendfile(protocol.transport, file)
+        )
+        await turns(5)
+        assert not sending.done()
+        protocol.transport.abort()
+        assert await async_error(sending) == (
+            ConnectionError,
+            "Connection is closed by peer",
+        )
 
 
 async def test_sendfile_keeps_reading_paused(file):
