@@ -13,7 +13,7 @@ import sys
 import threading
 from asyncio import events, sslproto, transports
 
-from pyloop import _core
+from pyloop import _child, _core
 
 # The private names of asyncio that pyloop leans on, as (owner, name).  A test
 # checks that the running version has each of them.
@@ -53,7 +53,18 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
     ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
     ("asyncio.transports", "_FlowControlMixin"),
+    (
+        "asyncio.unix_events:_UnixSelectorEventLoop",
+        "_child_watcher_callback",
+    ),
+    (
+        "asyncio.unix_events:_UnixSelectorEventLoop",
+        "_make_subprocess_transport",
+    ),
     ("asyncio.unix_events:_UnixSelectorEventLoop", "_process_self_data"),
+    ("asyncio.unix_events:_UnixSubprocessTransport", "_check_proc"),
+    ("asyncio.unix_events:_UnixSubprocessTransport", "_process_exited"),
+    ("asyncio.unix_events:_UnixSubprocessTransport", "_wait"),
 )
 
 
@@ -105,6 +116,7 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
 
     def __init__(self):
         self._ssock = self._csock = None
+        self._children = set()
         asyncio.SelectorEventLoop.__init__(self, _NoSelector(self))
 
     # -- running -------------------------------------------------------
@@ -134,6 +146,8 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
         if self._closed:
             return
         asyncio.SelectorEventLoop.close(self)
+        for transport in tuple(self._children):
+            transport.forget()
         self._close_core()
 
     # -- signals: the wake-up descriptor is ours while we run ----------
@@ -343,6 +357,31 @@ class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
             err = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if err and err != errno.EISCONN:
             raise OSError(err, f"Connect call failed {address}")
+
+    # -- child processes -----------------------------------------------
+
+    async def _make_subprocess_transport(
+        self, protocol, args, shell, stdin, stdout, stderr, bufsize, **kwargs
+    ):
+        how = args, shell, stdin, stdout, stderr, bufsize
+        if _child.watcher_was_chosen():
+            return await super()._make_subprocess_transport(
+                protocol, *how, **kwargs
+            )
+        waiter = self.create_future()
+        transport = _child.SubprocessTransport(
+            self, protocol, *how, waiter=waiter, **kwargs
+        )
+        transport.watch()
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
 
     # -- names ---------------------------------------------------------
 

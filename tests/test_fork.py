@@ -180,6 +180,101 @@ def test_multiprocessing_fork(loop_name):
     )
 
 
+def test_fork_in_callbacks_of_every_kind(loop_name):
+    """The child leaves the callback it was born in and runs a loop."""
+    fork(
+        loop_name,
+        """
+        def work():
+            asyncio._set_running_loop(None)
+            run(asyncio.sleep(0.001))
+        seen = []
+        def step(name):
+            in_child(work)
+            seen.append(name)
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data):
+                step("data")
+        async def main():
+            loop = asyncio.get_running_loop()
+            near, far = socket.socketpair()
+            other, peer = socket.socketpair()
+            transport, _ = await loop.create_connection(Protocol, sock=near)
+            def readable():
+                loop.remove_reader(other)
+                step("reader")
+            loop.add_reader(other, readable)
+            loop.call_soon(step, "soon")
+            loop.call_later(0.001, step, "timer")
+            loop.call_soon_threadsafe(step, "threadsafe")
+            loop.add_signal_handler(signal.SIGUSR1, step, "signal")
+            os.kill(os.getpid(), signal.SIGUSR1)
+            far.send(b"x")
+            peer.send(b"x")
+            while len(seen) < 6:
+                await asyncio.sleep(0.001)
+            loop.remove_signal_handler(signal.SIGUSR1)
+            transport.close()
+            for sock in far, other, peer:
+                sock.close()
+        run(main())
+        assert sorted(seen) == sorted(
+            ["data", "reader", "soon", "timer", "threadsafe", "signal"])
+        """,
+    )
+
+
+def test_signals_stay_in_their_process(loop_name):
+    """The wake-up descriptor is shared until the child takes its own."""
+    fork(
+        loop_name,
+        """
+        loop = new_event_loop()
+        seen = []
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, "parent")
+        def work():
+            own = new_event_loop()
+            own.add_signal_handler(signal.SIGUSR1, seen.append, "child")
+            own.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+            own.run_until_complete(asyncio.sleep(0.01))
+            assert seen == ["child"], seen
+            own.close()
+        in_child(work)
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert seen == [], seen
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert seen == ["parent"], seen
+        loop.remove_signal_handler(signal.SIGUSR1)
+        loop.close()
+        """,
+    )
+
+
+def test_hand_off_to_a_copy_nobody_runs(loop_name):
+    """In the child of a fork the thread that ran the loop is gone."""
+    fork(
+        loop_name,
+        """
+        loop = new_event_loop()
+        started = threading.Event()
+        loop.call_soon(started.set)
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        started.wait()
+        time.sleep(0.01)
+        def work():
+            for _ in range(1000):
+                loop.call_soon_threadsafe(int)
+            run(asyncio.sleep(0.001))
+        in_child(work)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        """,
+    )
+
+
 def test_popen_of_a_shell_by_c_code(loop_name):
     """system() and popen() fork without Python knowing."""
     fork(
@@ -191,6 +286,40 @@ def test_popen_of_a_shell_by_c_code(loop_name):
                 assert os.system("true") == 0
                 assert await loop.run_in_executor(
                     None, os.system, "true") == 0
+        run(main())
+        """,
+    )
+
+
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"])
+def test_popen_of_foreign_code(loop_name, library):
+    """C code forks without and with the GIL, in any thread, while a loop
+    runs and is handed work."""
+    fork(
+        loop_name,
+        f"""
+        import ctypes
+        libc = ctypes.{library}(None)
+        libc.popen.restype = ctypes.c_void_p
+        libc.pclose.argtypes = [ctypes.c_void_p]
+        def child():
+            stream = libc.popen(b"exit 3", b"r")
+            assert stream
+            return libc.pclose(stream) >> 8
+        async def main():
+            loop = asyncio.get_running_loop()
+            assert child() == 3
+            done = threading.Event()
+            def post():
+                while not done.is_set():
+                    loop.call_soon_threadsafe(int)
+                    time.sleep(0)
+            poster = threading.Thread(target=post)
+            poster.start()
+            calls = [loop.run_in_executor(None, child) for _ in range(8)]
+            assert await asyncio.gather(*calls) == [3] * 8
+            done.set()
+            poster.join()
         run(main())
         """,
     )

@@ -154,6 +154,45 @@ interpreters.destroy(interpreter)
     )
 
 
+def test_children_beside_running_interpreters(loop_name):
+    """Children of several threads, while interpreters run loops and spawn
+    theirs: nobody's hooks run in a child, and each end is noticed."""
+    run_in_interpreters(
+        loop_name,
+        f"""
+CHILDREN = '''
+import asyncio
+{SETUP[loop_name]}
+async def one(n):
+    child = await asyncio.create_subprocess_exec(
+        "sh", "-c", f"cat /dev/stdin; exit {{n}}", stdin=-1, stdout=-1)
+    assert (await child.communicate(b"x" * n))[0] == b"x" * n
+    assert child.returncode == n
+async def many():
+    for _ in range(3):
+        await asyncio.gather(*[one(n) for n in range(4)])
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(many())
+'''
+failures = []
+def guarded(function, *args):
+    try:
+        function(*args)
+    except BaseException as exc:
+        failures.append(exc)
+works = [(in_interpreter, BODY), (in_interpreter, CHILDREN)] * 2
+works += [(exec, CHILDREN, {{}})] * 3
+threads = [threading.Thread(target=guarded, args=work) for work in works]
+for thread in threads:
+    thread.start()
+exec(CHILDREN, {{}})
+for thread in threads:
+    thread.join()
+assert not failures, failures
+""",
+    )
+
+
 @pytest.mark.skipif(
     sys.version_info < (3, 14), reason="concurrent.interpreters: 3.14"
 )

@@ -3,18 +3,22 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
 from support import (
     DEADLINE,
     async_error,
+    error,
     finish,
     open_fds,
     pattern,
     run_script,
     turns,
     until,
+    wait,
 )
 
 PIPE = subprocess.PIPE
@@ -106,6 +110,99 @@ def test_signal_after_exit(agree):
         return seen
 
     agree(scenario)
+
+
+def exited(pid):
+    """Has it ended, whether or not somebody has waited for it?"""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def calls_of_kill(function):
+    """Who is signalled by number, by os.kill()."""
+    seen = []
+    watching = True
+
+    def hook(event, args):
+        if watching and event == "os.kill":
+            seen.append(args)
+
+    sys.addaudithook(hook)
+    try:
+        function()
+    finally:
+        watching = False
+    return seen
+
+
+@pytest.mark.parametrize("method", ["kill", "terminate", "close"])
+async def test_signal_to_a_child_whose_end_is_not_yet_noticed(
+    method, loop_name, errors, caplog
+):
+    """The loop has not run since the child ended: nobody's signal, and the
+    status is not lost."""
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    transport, protocol = await loop.subprocess_exec(
+        Recorder,
+        *("sh", "-c", "read word; exit 5"),
+        stdin=read,
+        stdout=None,
+        stderr=None,
+    )
+    os.close(read)
+    os.close(write)
+    wait(lambda: exited(transport.get_pid()))
+    getattr(transport, method)()
+    await protocol.lost
+    if loop_name == "pyloop":
+        assert transport.get_returncode() == 5
+        assert caplog.records == []
+    transport.close()
+
+
+async def test_no_signal_to_a_number_that_may_be_anothers(pyloop_only):
+    """A grandchild keeps the pipe open, so the transport lives on; the child
+    has been waited for, and its number is free. asyncio signals it."""
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.subprocess_exec(
+        Recorder,
+        *("sh", "-c", "sleep 60 & echo $!"),
+        stdin=None,
+        stderr=None,
+    )
+    await protocol.exited
+    await until(lambda: protocol.output[1].endswith(b"\n"))
+    assert not os.path.exists(f"/proc/{transport.get_pid()}")
+
+    def signals():
+        transport.kill()
+        transport.terminate()
+        transport.send_signal(signal.SIGUSR1)
+
+    assert calls_of_kill(signals) == []
+    assert not protocol.lost.done()
+    os.kill(int(protocol.output[1]), signal.SIGKILL)
+    await protocol.lost
+    with pytest.raises(ProcessLookupError):
+        transport.kill()
+    transport.close()
+
+
+def test_wrong_signals(agree):
+    async def scenario(loop):
+        child = await start("cat", stdin=PIPE)
+        seen = [error(child.send_signal, number) for number in (-1, 1000, "x")]
+        assert error(child.send_signal, 0) is None
+        child.kill()
+        child.stdin.close()
+        await child.wait()
+        return [kind for kind, _ in seen]
+
+    assert agree(scenario) == [OSError, OSError, TypeError]
 
 
 async def test_pid():
@@ -337,9 +434,11 @@ async def test_output_after_the_child_is_gone():
 
 class Recorder(asyncio.SubprocessProtocol):
     def __init__(self):
+        loop = asyncio.get_running_loop()
         self.calls = []
         self.output = {1: bytearray(), 2: bytearray()}
-        self.lost = asyncio.get_running_loop().create_future()
+        self.exited = loop.create_future()
+        self.lost = loop.create_future()
 
     def connection_made(self, transport):
         self.transport = transport
@@ -353,6 +452,7 @@ class Recorder(asyncio.SubprocessProtocol):
 
     def process_exited(self):
         self.calls.append("exited")
+        self.exited.set_result(None)
 
     def connection_lost(self, exc):
         self.calls.append("lost")
@@ -447,6 +547,179 @@ def test_in_a_thread(loop_factory):
     for thread in threads:
         thread.join(DEADLINE)
     assert results == [(b"x\n", 5)] * 3
+
+
+def test_many_threads_and_loops_at_once(loop_factory):
+    """Each child's output, status and end reach its own loop, once."""
+    threads, children = 6, 12
+    ends = []
+
+    async def one(n):
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.subprocess_exec(
+            Recorder, "sh", "-c", f"cat /dev/stdin; exit {n % 200}"
+        )
+        data = b"%d" % n * 1000
+        stdin = transport.get_pipe_transport(0)
+        stdin.write(data)
+        stdin.close()
+        await protocol.lost
+        assert protocol.output == {1: data, 2: b""}
+        assert transport.get_returncode() == n % 200
+        transport.close()
+        return transport.get_pid(), protocol
+
+    async def main(thread):
+        calls = [one(thread * children + n) for n in range(children)]
+        async with asyncio.timeout(DEADLINE):
+            for pid, protocol in await asyncio.gather(*calls):
+                assert not os.path.exists(f"/proc/{pid}")
+                ends.append(protocol.calls)
+
+    def work(thread):
+        loop = loop_factory()
+        try:
+            loop.run_until_complete(main(thread))
+        finally:
+            finish(loop)
+
+    workers = [threading.Thread(target=work, args=[n]) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(DEADLINE)
+    assert len(ends) == threads * children
+    for calls in ends:
+        for name in "made", "exited", "lost":
+            assert calls.count(name) == 1
+
+
+def test_loop_closed_under_a_child(loop_factory, loop_name):
+    """The child lives on; the loop's descriptor for it does not."""
+    before = open_fds()
+    loop = loop_factory()
+
+    async def main():
+        return await loop.subprocess_exec(
+            Recorder, "sleep", "60", stdin=None, stdout=None, stderr=None
+        )
+
+    transport, protocol = loop.run_until_complete(main())
+    child = transport.get_extra_info("subprocess")
+    loop.close()
+    left = open_fds().keys() - before.keys()
+    if loop_name == "pyloop":
+        assert not left
+        transport.kill()  # quiet: there is nothing to signal by
+    assert child.poll() is None
+    child.kill()
+    child.wait()
+    transport._closed = True  # its loop is gone
+    for fd in left:  # asyncio's
+        os.close(fd)
+
+
+DENY = """
+import ctypes, errno, struct
+
+def deny(number, error):
+    \"\"\"From here on this system call fails.\"\"\"
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 0),  # load the number
+            (0x15, 0, 1, number),  # is it this one?
+            (0x06, 0, 0, 0x00050000 | error),
+            (0x06, 0, 0, 0x7FFF0000),  # all others are allowed
+        )
+    )
+    code = ctypes.create_string_buffer(program)
+    filter_ = struct.pack("HxxxxxxP", 4, ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    if libc.prctl(22, 2, filter_, 0, 0):  # seccomp by filter
+        print("no seccomp here")
+        raise SystemExit
+"""
+
+
+def test_without_pidfd(loop_name):
+    """Old kernels and sandboxes: a thread waits for the child."""
+    done = run_script(
+        loop_name,
+        DENY
+        + textwrap.dedent("""
+        deny(434, errno.ENOSYS)
+        try:
+            os.pidfd_open(os.getpid())
+        except OSError as exc:
+            assert exc.errno == errno.ENOSYS
+        async def main():
+            child = await asyncio.create_subprocess_exec(
+                "sh", "-c", "cat; exit 5", stdin=-1, stdout=-1)
+            assert (await child.communicate(b"x"))[0] == b"x"
+            assert child.returncode == 5
+            child = await asyncio.create_subprocess_exec("sleep", "60")
+            child.terminate()
+            assert await child.wait() == -signal.SIGTERM
+            try:
+                child.kill()
+            except ProcessLookupError:
+                say("gone")
+        run(main())
+        """),
+    )
+    if done.stdout == "no seccomp here\n":
+        pytest.skip("no seccomp here")
+    assert done.stdout == "gone\n"
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="3.14 has no child watchers to set"
+)
+@pytest.mark.parametrize("policy", [False, True])
+@pytest.mark.parametrize(
+    "watcher",
+    [
+        "ThreadedChildWatcher",
+        "PidfdChildWatcher",
+        "MultiLoopChildWatcher",
+        "SafeChildWatcher",
+        "FastChildWatcher",
+    ],
+)
+def test_child_watchers(loop_name, policy, watcher):
+    """The one the program sets is asked, also below pyloop's policy."""
+    if policy and loop_name == "asyncio":
+        pytest.skip("asyncio has the default policy")
+    done = run_script(
+        loop_name,
+        f"""
+        if {policy}:
+            import pyloop
+            pyloop.install()
+        kind = asyncio.{watcher}
+        class Watcher(kind):
+            def add_child_handler(self, *args):
+                say("asked")
+                super().add_child_handler(*args)
+        watcher = Watcher()
+        asyncio.set_child_watcher(watcher)
+        loop = asyncio.new_event_loop() if {policy} else new_event_loop()
+        asyncio.set_event_loop(loop)
+        watcher.attach_loop(loop)
+        async def main():
+            child = await asyncio.create_subprocess_exec(
+                "sh", "-c", "cat; exit 5", stdin=-1, stdout=-1)
+            assert (await child.communicate(b"x"))[0] == b"x"
+            return child.returncode
+        assert loop.run_until_complete(main()) == 5
+        watcher.close()
+        loop.close()
+        """,
+        warnings="ignore",
+    )
+    assert done.stdout == "asked\n"
 
 
 def test_child_left_behind(loop_name):
