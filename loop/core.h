@@ -24,6 +24,7 @@ enum pl_slot_kind {
     PL_SLOT_CALLBACKS,    /* owner: PlWatch, add_reader and add_writer */
     PL_SLOT_STREAM,       /* owner: PlStream */
     PL_SLOT_LISTENER,     /* owner: PlListener */
+    PL_SLOT_DATAGRAM,     /* owner: PlDatagram */
 };
 
 /* What the loop knows of one descriptor; the table is indexed by its

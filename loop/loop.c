@@ -129,7 +129,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
             }
         }
         else if (slot->kind == PL_SLOT_LISTENER ||
-                 (slot->kind == PL_SLOT_STREAM && slot->events != 0))
+                 (pl_slot_is_transport(slot) && slot->events != 0))
         {
             Py_VISIT((PyObject *)slot->owner);
         }
@@ -171,20 +171,22 @@ loop_clear(PlLoop *self)
         void *owner = slot->owner;
         int kind = slot->kind;
 
-        if (kind != PL_SLOT_CALLBACKS && kind != PL_SLOT_STREAM &&
-            kind != PL_SLOT_LISTENER)
+        int transport = pl_slot_is_transport(slot);
+
+        if (kind != PL_SLOT_CALLBACKS && kind != PL_SLOT_LISTENER &&
+            !transport)
         {
             continue;
         }
-        int owned = kind != PL_SLOT_STREAM || slot->events != 0;
+        int owned = !transport || slot->events != 0;
 
         pl_core_forget(self->core, i);
         if (kind == PL_SLOT_CALLBACKS) {
             pl_watch_free(owner);
         }
-        else if (kind == PL_SLOT_STREAM) {
+        else if (transport) {
             if (owned) {
-                pl_stream_orphan(owner);
+                pl_transport_orphan(owner);
             }
         }
         else {

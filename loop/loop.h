@@ -135,9 +135,9 @@ void pl_watch_free(void *owner);
    back, when its number is to be a transport's. */
 void pl_watch_evict(PlLoop *loop, int fd);
 
-/* stream.c: the transport that owns the descriptor and is not closing, or
+/* transport.c: the transport that owns the descriptor and is not closing, or
    NULL; borrowed. */
-PyObject *pl_stream_of_fd(PlLoop *loop, int fd);
+PyObject *pl_transport_of_fd(PlLoop *loop, int fd);
 
 /* addr.c: what the socket module shows for a socket address; None for a
    family it does not know.  New ref. */

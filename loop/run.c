@@ -67,7 +67,8 @@ dispatch_events(PlLoop *self)
             status = pl_watch_on_events(self, slot->owner, event->events);
             break;
         case PL_SLOT_STREAM:
-            status = pl_stream_on_events(slot->owner, event->events);
+        case PL_SLOT_DATAGRAM:
+            status = pl_transport_on_events(slot->owner, event->events);
             break;
         case PL_SLOT_LISTENER:
             status = pl_listener_on_events(slot->owner);

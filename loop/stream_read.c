@@ -26,7 +26,8 @@ read_failed(PlStream *self, int err)
         return 1;
     }
     pl_raise_errno(-err);
-    return pl_stream_fatal(self, "Fatal read error on socket transport") < 0
+    return pl_transport_fatal(&self->base,
+                              "Fatal read error on socket transport") < 0
                ? -1
                : 1;
 }
@@ -36,19 +37,20 @@ read_eof(PlStream *self)
 {
     pl_state *st = self->loop->st;
 
-    pl_stream_debug(self, "%r received EOF");
-    PyObject *keep = pl_stream_call(self, st->str_eof_received, NULL);
+    pl_transport_debug(&self->base, "%r received EOF");
+    PyObject *keep =
+        pl_transport_call(&self->base, st->str_eof_received, NULL);
     int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
 
     Py_XDECREF(keep);
     if (keep_open < 0) {
-        return pl_stream_fatal(
-            self, "Fatal error: protocol.eof_received() call failed.");
+        return pl_transport_fatal(
+            &self->base, "Fatal error: protocol.eof_received() call failed.");
     }
     if (keep_open) {
-        return pl_stream_watch(self, 0, PL_S_READING);
+        return pl_transport_watch(&self->base, 0, PL_S_READING);
     }
-    return pl_stream_close(self);
+    return pl_transport_close(&self->base);
 }
 
 static int
@@ -59,12 +61,14 @@ read_buffered(PlStream *self)
     pl_state *st = self->loop->st;
     PyObject *hint = PyLong_FromLong(-1);
     PyObject *target =
-        hint == NULL ? NULL : pl_stream_call(self, st->str_get_buffer, hint);
+        hint == NULL
+            ? NULL
+            : pl_transport_call(&self->base, st->str_get_buffer, hint);
     Py_buffer view;
 
     Py_XDECREF(hint);
     if (target == NULL) {
-        return pl_stream_fatal(self, failed);
+        return pl_transport_fatal(&self->base, failed);
     }
     Py_ssize_t size = PyObject_Size(target);
 
@@ -74,11 +78,12 @@ read_buffered(PlStream *self)
                             "get_buffer() returned an empty buffer");
         }
         Py_DECREF(target);
-        return pl_stream_fatal(self, failed);
+        return pl_transport_fatal(&self->base, failed);
     }
     if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
         Py_DECREF(target);
-        return pl_stream_fatal(self, "Fatal read error on socket transport");
+        return pl_transport_fatal(&self->base,
+                                  "Fatal read error on socket transport");
     }
     if (self->fd < 0) {
         PyBuffer_Release(&view);
@@ -98,13 +103,15 @@ read_buffered(PlStream *self)
     }
     PyObject *count = PyLong_FromSsize_t(n);
     PyObject *result =
-        count == NULL ? NULL
-                      : pl_stream_call(self, st->str_buffer_updated, count);
+        count == NULL
+            ? NULL
+            : pl_transport_call(&self->base, st->str_buffer_updated, count);
 
     Py_XDECREF(count);
     if (result == NULL) {
-        return pl_stream_fatal(
-            self, "Fatal error: protocol.buffer_updated() call failed.");
+        return pl_transport_fatal(
+            &self->base,
+            "Fatal error: protocol.buffer_updated() call failed.");
     }
     Py_DECREF(result);
     return 0;
@@ -176,7 +183,8 @@ read_bytes(PlStream *self, int *status)
     return data;
 
 no_memory:
-    *status = pl_stream_fatal(self, "Fatal read error on socket transport");
+    *status = pl_transport_fatal(&self->base,
+                                 "Fatal read error on socket transport");
     return NULL;
 }
 
@@ -192,21 +200,22 @@ read_data(PlStream *self)
         return status;
     }
     int filled = PyBytes_GET_SIZE(data) == (Py_ssize_t)size;
-    PyObject *result =
-        pl_stream_call(self, self->loop->st->str_data_received, data);
+    PyObject *result = pl_transport_call(
+        &self->base, self->loop->st->str_data_received, data);
 
     Py_DECREF(data);
     if (result == NULL) {
-        return pl_stream_fatal(
-            self, "Fatal error: protocol.data_received() call failed.");
+        return pl_transport_fatal(
+            &self->base, "Fatal error: protocol.data_received() call failed.");
     }
     Py_DECREF(result);
     return filled;
 }
 
 int
-pl_stream_read(PlStream *self)
+pl_stream_read(PlTransport *transport)
 {
+    PlStream *self = (PlStream *)transport;
     int status = 1;
 
     for (int i = 0; status > 0 && i < MAX_READS; i++) {

@@ -13,8 +13,6 @@
 #include <sys/uio.h>
 
 #define IOV_BATCH 64
-#define HIGH_WATER (64 * 1024)    /* asyncio's default */
-#define CONN_LOST_WARNING 5       /* LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 
 /* -- the queue --------------------------------------------------------- */
 
@@ -64,8 +62,10 @@ queue_reset(PlStream *self)
 }
 
 void
-pl_stream_drop_queue(PlStream *self)
+pl_stream_drop_queue(PlTransport *transport)
 {
+    PlStream *self = (PlStream *)transport;
+
     self->buffered = 0;
     while (self->count > 0) {
         PyObject *bytes = self->chunks[self->first++];
@@ -142,50 +142,6 @@ queue_send(PlStream *self)
     return 1;
 }
 
-/* -- flow control ------------------------------------------------------ */
-
-static int
-call_flow(PlStream *self, PyObject *name, const char *message)
-{
-    PyObject *result = pl_stream_call(self, name, NULL);
-
-    if (result == NULL) {
-        if (pl_leaves_loop()) {
-            return -1;
-        }
-        return pl_report(self->loop, message, PyErr_GetRaisedException(),
-                         "transport", self, "protocol", self->protocol, NULL);
-    }
-    Py_DECREF(result);
-    return 0;
-}
-
-static int
-maybe_pause(PlStream *self)
-{
-    if (self->buffered <= self->high || (self->flags & PL_S_PROTOCOL_PAUSED) ||
-        self->protocol == NULL)
-    {
-        return 0;
-    }
-    self->flags |= PL_S_PROTOCOL_PAUSED;
-    return call_flow(self, self->loop->st->str_pause_writing,
-                     "protocol.pause_writing() failed");
-}
-
-static int
-maybe_resume(PlStream *self)
-{
-    if (!(self->flags & PL_S_PROTOCOL_PAUSED) || self->buffered > self->low ||
-        self->protocol == NULL)
-    {
-        return 0;
-    }
-    self->flags &= ~(uint32_t)PL_S_PROTOCOL_PAUSED;
-    return call_flow(self, self->loop->st->str_resume_writing,
-                     "protocol.resume_writing() failed");
-}
-
 /* -- sending ----------------------------------------------------------- */
 
 static int
@@ -239,9 +195,10 @@ send_failed(PlStream *self, int err)
     PyObject *exc = pl_oserror(err);
     int status;
 
-    pl_stream_drop_queue(self);
+    pl_stream_drop_queue(&self->base);
     PyErr_SetRaisedException(Py_NewRef(exc));
-    status = pl_stream_fatal(self, "Fatal write error on socket transport");
+    status = pl_transport_fatal(&self->base,
+                                "Fatal write error on socket transport");
     if (status == 0) {
         status = end_waiter(self, self->loop->st->str_set_exception, exc);
     }
@@ -259,9 +216,9 @@ after_drain(PlStream *self, int from_job)
     if (self->flags & PL_S_CLOSING) {
         if (from_job && self->conn_lost == 0) {
             self->conn_lost++;
-            return pl_stream_finish(self, NULL);
+            return pl_transport_finish(&self->base, NULL);
         }
-        return pl_stream_force_close(self, NULL);
+        return pl_transport_force_close(&self->base, NULL);
     }
     if ((self->flags & (PL_S_EOF | PL_S_SHUT)) == PL_S_EOF) {
         self->flags |= PL_S_SHUT;
@@ -284,13 +241,13 @@ stream_send(PlStream *self, int from_job)
         return send_failed(self, sent);
     }
     if (sent == 0) {
-        if (pl_stream_watch(self, PL_S_WRITING, 0) < 0) {
+        if (pl_transport_watch(&self->base, PL_S_WRITING, 0) < 0) {
             return -1;
         }
-        return from_job ? maybe_resume(self) : 0;
+        return from_job ? pl_maybe_resume(&self->base) : 0;
     }
-    if (pl_stream_watch(self, 0, PL_S_WRITING) < 0 ||
-        (from_job && maybe_resume(self) < 0))
+    if (pl_transport_watch(&self->base, 0, PL_S_WRITING) < 0 ||
+        (from_job && pl_maybe_resume(&self->base) < 0))
     {
         return -1;
     }
@@ -301,17 +258,22 @@ stream_send(PlStream *self, int from_job)
 }
 
 int
-pl_stream_flush(PlStream *self)
+pl_stream_flush(PlTransport *transport)
 {
-    return self->count == 0 || (self->flags & PL_S_WRITING)
-               ? 0
-               : stream_send(self, 0);
+    PlStream *self = (PlStream *)transport;
+
+    if (self->count > 0 && !(self->flags & PL_S_WRITING) &&
+        stream_send(self, 0) < 0)
+    {
+        return -1;
+    }
+    return self->count == 0;
 }
 
 int
-pl_stream_write_ready(PlStream *self)
+pl_stream_write_ready(PlTransport *self)
 {
-    return stream_send(self, 1);
+    return stream_send((PlStream *)self, 1);
 }
 
 int
@@ -328,7 +290,7 @@ pl_loop_flush_written(PlLoop *loop)
         loop->written[i] = NULL;
         if (exc == NULL) {
             stream->flags &= ~(uint32_t)PL_S_WRITTEN;
-            if (pl_stream_flush(stream) < 0) {
+            if (pl_stream_flush(&stream->base) < 0) {
                 exc = PyErr_GetRaisedException();
             }
         }
@@ -362,7 +324,7 @@ schedule_send(PlStream *self)
     }
     else if (atomic_load_explicit(&loop->thread, memory_order_relaxed) !=
                  PyThread_get_thread_ident() ||
-             self->buffered > self->high || self->buffered >= HIGH_WATER)
+             self->buffered > self->high || self->buffered >= PL_HIGH_WATER)
     {
         if (stream_send(self, 0) < 0) {
             return -1;
@@ -388,12 +350,12 @@ schedule_send(PlStream *self)
         return 0;
     }
     if ((self->flags & PL_S_WRITTEN) &&
-        (self->buffered > self->high || self->buffered >= HIGH_WATER) &&
+        (self->buffered > self->high || self->buffered >= PL_HIGH_WATER) &&
         stream_send(self, 0) < 0)
     {
         return -1;
     }
-    return maybe_pause(self);
+    return pl_maybe_pause(&self->base);
 }
 
 /* -- methods ----------------------------------------------------------- */
@@ -429,30 +391,13 @@ check_write(PlStream *self, PyObject *data)
     return pl_loop_check_thread(self->loop) < 0 ? -1 : 1;
 }
 
-static int
-write_after_end(PlStream *self)
-{
-    if (self->conn_lost >= CONN_LOST_WARNING) {
-        PyObject *done =
-            PyObject_CallMethod(self->loop->st->logger, "warning", "s",
-                                "socket.send() raised exception.");
-
-        if (done == NULL) {
-            return -1;
-        }
-        Py_DECREF(done);
-    }
-    self->conn_lost++;
-    return 0;
-}
-
 /* Large and mutable: send what the socket takes, copy only the rest. */
 static PyObject *
 copy_unsent(PlStream *self, Py_buffer *view)
 {
     size_t sent = 0;
 
-    if (self->count == 0 && view->len >= HIGH_WATER) {
+    if (self->count == 0 && (size_t)view->len >= PL_HIGH_WATER) {
         ssize_t n = send(self->fd, view->buf, (size_t)view->len, MSG_NOSIGNAL);
 
         sent = n > 0 ? (size_t)n : 0; /* an error shows at the next send */
@@ -477,8 +422,8 @@ queue_data(PlStream *self, PyObject *data)
 
         if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
             /* Not contiguous: for asyncio a failed send. */
-            return pl_stream_fatal(self,
-                                   "Fatal write error on socket transport");
+            return pl_transport_fatal(&self->base,
+                                      "Fatal write error on socket transport");
         }
         bytes = copy_unsent(self, &view);
         PyBuffer_Release(&view);
@@ -520,7 +465,9 @@ stream_write(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
         Py_RETURN_NONE;
     }
     if (self->conn_lost > 0 || self->fd < 0) {
-        return write_after_end(self) < 0 ? NULL : Py_NewRef(Py_None);
+        return pl_transport_write_after_end(&self->base) < 0
+                   ? NULL
+                   : Py_NewRef(Py_None);
     }
     if (queue_data(self, data) < 0 ||
         (self->count > 0 && schedule_send(self) < 0))
@@ -575,7 +522,9 @@ stream_writelines(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (self->conn_lost > 0 || self->fd < 0) {
-        int status = PyList_GET_SIZE(list) > 0 ? write_after_end(self) : 0;
+        int status = PyList_GET_SIZE(list) > 0
+                         ? pl_transport_write_after_end(&self->base)
+                         : 0;
 
         Py_DECREF(list);
         return status < 0 ? NULL : Py_NewRef(Py_None);
@@ -608,7 +557,7 @@ stream_write_eof(PlStream *self, PyObject *Py_UNUSED(unused))
     }
     self->flags |= PL_S_EOF;
     if (self->count > 0) {
-        if (pl_stream_flush(self) < 0) {
+        if (pl_stream_flush(&self->base) < 0) {
             return NULL;
         }
     }
@@ -619,68 +568,6 @@ stream_write_eof(PlStream *self, PyObject *Py_UNUSED(unused))
         }
     }
     Py_RETURN_NONE;
-}
-
-PyObject *
-stream_set_write_buffer_limits(PlStream *self, PyObject *args,
-                               PyObject *kwargs)
-{
-    static const char *const names[] = {"high", "low", NULL};
-    PyObject *high = Py_None, *low = Py_None;
-    Py_ssize_t high_value, low_value;
-
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs,
-                                     "|OO:set_write_buffer_limits",
-                                     (char **)names, &high, &low))
-    {
-        return NULL;
-    }
-    low_value = low == Py_None ? -1 : PyLong_AsSsize_t(low);
-    if (low_value == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (high == Py_None) {
-        high_value = low == Py_None ? HIGH_WATER : 4 * low_value;
-    }
-    else {
-        high_value = PyLong_AsSsize_t(high);
-        if (high_value == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
-    }
-    if (low == Py_None) {
-        low_value = high_value >> 2; /* Python's // 4 */
-    }
-    if (!(high_value >= low_value && low_value >= 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "high (%zd) must be >= low (%zd) must be >= 0",
-                     high_value, low_value);
-        return NULL;
-    }
-    if (pl_loop_check_thread(self->loop) < 0) {
-        return NULL;
-    }
-    self->high = (size_t)high_value;
-    self->low = (size_t)low_value;
-    if (self->buffered > self->high && pl_stream_flush(self) < 0) {
-        return NULL;
-    }
-    if (maybe_pause(self) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
-PyObject *
-stream_get_write_buffer_limits(PlStream *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_BuildValue("nn", (Py_ssize_t)self->low, (Py_ssize_t)self->high);
-}
-
-PyObject *
-stream_get_write_buffer_size(PlStream *self, PyObject *Py_UNUSED(unused))
-{
-    return PyLong_FromSize_t(self->buffered);
 }
 
 /* For loop.sendfile(): a future done when all that was written is sent. */
@@ -694,7 +581,7 @@ stream_make_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
         PyErr_SetString(PyExc_RuntimeError, "Empty waiter is already set");
         return NULL;
     }
-    if (pl_stream_flush(self) < 0) {
+    if (pl_stream_flush(&self->base) < 0) {
         return NULL;
     }
     PyObject *waiter =

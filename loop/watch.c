@@ -159,9 +159,9 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
 
     pl_slot *slot = pl_core_slot(self->core, fd);
 
-    if (slot != NULL && slot->kind == PL_SLOT_STREAM) {
-        /* asyncio lets this pass while the transport is closing; the stream
-           still needs the descriptor to send what is queued. */
+    if (slot != NULL && pl_slot_is_transport(slot)) {
+        /* asyncio lets this pass while the transport is closing; it still
+           needs the descriptor to send what is queued. */
         PyErr_Format(PyExc_RuntimeError,
                      "File descriptor %R is used by transport %R", args[0],
                      slot->owner);
@@ -279,14 +279,14 @@ loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
             Py_RETURN_NONE;
         }
     }
-    transport = pl_stream_of_fd(self, fd);
+    transport = pl_transport_of_fd(self, fd);
     if (transport != NULL) {
         PyErr_Format(PyExc_RuntimeError,
                      "File descriptor %R is used by transport %R", file,
                      transport);
         return NULL;
     }
-    /* asyncio's own transports (datagrams, pipes) are in its table. */
+    /* asyncio's own transports (pipes) are in its table. */
     PyObject *number = PyLong_FromLong(fd);
     PyObject *none =
         number == NULL
