@@ -14,6 +14,7 @@ VENV ?= build/venv-$(TAG)
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+MINUTES ?= 1
 
 SETUP = scripts/setup $(PYTHON) $(VENV)
 BIN = $(VENV)/bin
@@ -23,7 +24,7 @@ C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
 	tests/capi/*.[ch] bench/*.[ch])
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
-.PHONY: help run build test bench lint format asan ubsan tsan ctest \
+.PHONY: help run build test bench lint format asan ubsan tsan fuzz ctest \
 	stubtest wheel sdist clean
 
 help:
@@ -33,6 +34,7 @@ help:
 	@echo 'make bench     compare loops (ARGS=--smoke for a quick pass)'
 	@echo 'make ctest     C tests of ring, heap and inbox, under sanitizers'
 	@echo 'make asan      the tests under AddressSanitizer; ubsan likewise'
+	@echo 'make fuzz      random programs under ASan (MINUTES=1)'
 	@echo 'make tsan      C tests, and with TSAN_PYTHON= the thread tests'
 	@echo 'make lint      check format and style; make format applies them'
 	@echo 'make stubtest  check pyloop/*.pyi against the built module'
@@ -76,7 +78,7 @@ stubtest:
 # left out, and so are the leak tests, which would measure the sanitizer. (A
 # free-threaded interpreter has no PYTHONMALLOC=malloc.) Standard error stays
 # open: there the sanitizers report.
-define checked_tests
+define checked_run
 @$(SETUP) tests/requirements.txt
 @mkdir -p build/$(1)-$(TAG)
 @rm -rf build/$(1)-$(TAG)/[!b]* && tar -cf - --exclude='*.so' \
@@ -84,21 +86,28 @@ define checked_tests
 	tar -xf - -C build/$(1)-$(TAG)
 @cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
 cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
-	$(if $(findstring t,$(TAG)),,PYTHONMALLOC=malloc) $(2) $(ABS_BIN)/pytest \
-	-m 'not packaging and not realserver_slow' -o timeout=120 $(3) \
-	-k 'not asyncio and not piles_up and not nothing_grows' \
-	$(ARGS)
+	$(if $(findstring t,$(TAG)),,PYTHONMALLOC=malloc) $(2) $(ABS_BIN)/$(3)
 endef
 
+checked_tests = $(call checked_run,$(1),$(2),pytest \
+	-m 'not packaging and not realserver_slow' -o timeout=120 $(3) \
+	-k 'not asyncio and not piles_up and not nothing_grows' $(ARGS))
+
+ASAN_ENV = LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1
+
 asan:
-	$(call checked_tests,address,\
-		LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
-		ASAN_OPTIONS=detect_leaks=0:abort_on_error=1,\
+	$(call checked_tests,address,$(ASAN_ENV),\
 		-p no:faulthandler --capture=sys)
 
 ubsan:
 	$(call checked_tests,undefined,UBSAN_OPTIONS=print_stacktrace=1,\
 		--capture=sys)
+
+# Random programs; a failure prints its seed (ARGS='--seed 123' repeats it).
+fuzz:
+	$(call checked_run,address,$(ASAN_ENV),python -X faulthandler \
+		tests/fuzz.py --minutes $(MINUTES) $(ARGS))
 
 # ThreadSanitizer sees a data race only if the interpreter is built with it
 # too (./configure --with-thread-sanitizer): TSAN_PYTHON names such a one.
