@@ -58,6 +58,8 @@ PyLong_AsInt(PyObject *obj)
 #define Py_END_CRITICAL_SECTION() }
 #endif
 
+#define PL_EAGER_TASKS (PY_VERSION_HEX >= 0x030C0000)
+
 #ifdef Py_GIL_DISABLED
 #define PL_FREE_THREADED 1
 #else

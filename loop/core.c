@@ -115,7 +115,13 @@ pl_core_wake(pl_core *core)
 int
 pl_core_post(pl_core *core, pl_link *link)
 {
-    switch (pl_inbox_push(&core->inbox, link)) {
+    return pl_core_post_chain(core, link, link);
+}
+
+int
+pl_core_post_chain(pl_core *core, pl_link *newest, pl_link *oldest)
+{
+    switch (pl_inbox_push_chain(&core->inbox, newest, oldest)) {
     case PL_PUSH_CLOSED:
         return -1;
     case PL_PUSH_DONE:

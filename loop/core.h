@@ -37,7 +37,7 @@ typedef struct {
     uint8_t events;    /* registered with the poller */
 } pl_slot;
 
-typedef struct {
+typedef struct pyloop_loop {
     /* any thread, atomic */
     atomic_int refs;
     pl_inbox inbox;
@@ -47,6 +47,7 @@ typedef struct {
     pid_t pid;              /* of the process that made it */
 
     /* loop thread only */
+    void *owner;            /* the PlLoop, until it is closed */
     pl_poller poller;
     pl_slot *slots;
     int slot_count;
@@ -57,7 +58,8 @@ typedef struct {
     uint64_t wakeups;       /* times a sleeping loop was woken */
 } pl_core;
 
-/* NULL and *err, a negative errno.  One reference, the caller's. */
+/* NULL and *err, a negative errno.  One reference, the caller's.  A core is
+   what include/pyloop.h calls pyloop_loop. */
 pl_core *pl_core_new(int *err);
 void pl_core_acquire(pl_core *core);
 void pl_core_release(pl_core *core);
@@ -68,8 +70,9 @@ pl_link *pl_core_close(pl_core *core);
 
 /* Any thread, async-signal-safe, never blocks: 0, or -1 when closed (the
    link stays the caller's), or 1 when the link is in but the wake-up could
-   not be sent (errno tells why). */
+   not be sent (errno tells why).  As a chain: linked newest first. */
 int pl_core_post(pl_core *core, pl_link *link);
+int pl_core_post_chain(pl_core *core, pl_link *newest, pl_link *oldest);
 
 /* Any thread, async-signal-safe: wakes a sleeping loop without giving it
    work.  0 or a negative errno. */

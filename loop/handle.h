@@ -45,7 +45,9 @@ typedef struct {
     PlHandle base;
     union {
         double when;      /* TimerHandle: seconds of loop.time() */
+#if PL_FREE_THREADED
         pl_link link;     /* thread-safe handle, while in the inbox */
+#endif
     };
     PyObject *traceback;    /* asyncio's _source_traceback, or NULL */
 } PlHandleX;
@@ -85,11 +87,13 @@ pl_handle_unset(PlHandle *handle, uint32_t flags)
 #endif
 }
 
+#if PL_FREE_THREADED
 static inline PlHandle *
 pl_handle_of_link(pl_link *link)
 {
     return (PlHandle *)((char *)link - offsetof(PlHandleX, link));
 }
+#endif
 
 /* New ref; not tracked by the collector.  Copies the current context when
    `context` is NULL or None.  type is one of the state's handle types. */

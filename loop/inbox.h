@@ -19,9 +19,13 @@
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
 
+/* The head of a pyloop_work (include/pyloop.h), whose size is never 0, or
+   part of a handle, which says 0 here. */
 typedef struct pl_link {
     struct pl_link *next;
+    uint32_t size;
 } pl_link;
 
 enum pl_inbox_state {

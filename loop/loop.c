@@ -1,6 +1,7 @@
 /* The Loop type: life cycle, attributes, method table. */
 
 #include "handle.h"
+#include "native.h"
 #include "stream.h"
 
 #include <structmember.h>
@@ -48,6 +49,7 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
         Py_DECREF(self);
         return pl_raise_errno(err);
     }
+    self->core->owner = self;
     err = class_overrides_time(st, type);
     if (err < 0) {
         Py_DECREF(self);
@@ -68,22 +70,56 @@ visit_waiting(PlHandle *handle, visitproc visit, void *arg)
                : 0;
 }
 
-/* With the world stopped nobody pushes. */
 static int
-visit_inbox(PlLoop *self, visitproc visit, void *arg)
+visit_entry(void *entry, visitproc visit, void *arg)
 {
-    pl_link *link =
-        atomic_load_explicit(&self->core->inbox.head, memory_order_relaxed);
+    if (pl_entry_is_work(entry)) {
+        return 0;    /* native: holds nothing we could know of */
+    }
+    if ((uintptr_t)entry & 1) {
+        Py_VISIT(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+        return 0;
+    }
+    return visit_waiting(entry, visit, arg);
+}
 
+#if PL_FREE_THREADED
+
+/* Native threads push at any time, others not while the world is stopped;
+   native work holds no object, so only a build that sends handles through
+   the inbox looks. */
+static int
+visit_links(pl_link *link, visitproc visit, void *arg)
+{
     while (link != NULL && link != PL_INBOX_CLOSED) {
-        int status = visit_waiting(pl_handle_of_link(link), visit, arg);
+        int status = visit_entry(pl_loop_entry_of_link(link), visit, arg);
 
         if (status != 0) {
             return status;
         }
         link = link->next;
     }
-    return pl_resolve_traverse(self, visit, arg);
+    return 0;
+}
+
+#endif
+
+static int
+visit_inbox(PlLoop *self, visitproc visit, void *arg)
+{
+#if PL_FREE_THREADED
+    pl_link *head =
+        atomic_load_explicit(&self->core->inbox.head, memory_order_acquire);
+    int status = visit_links(head, visit, arg);
+
+    if (status == 0) {
+        status = visit_links(self->taken, visit, arg);
+    }
+    if (status != 0) {
+        return status;
+    }
+#endif
+    return 0;
 }
 
 static int
@@ -93,13 +129,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     Py_VISIT(self->task_factory);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
-        void *entry = pl_ring_at(&self->ready, i);
-
-        if ((uintptr_t)entry & 1) {
-            Py_VISIT(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
-            continue;
-        }
-        int status = visit_waiting(entry, visit, arg);
+        int status = visit_entry(pl_ring_at(&self->ready, i), visit, arg);
 
         if (status != 0) {
             return status;
@@ -108,6 +138,15 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     if (self->core != NULL) {
         int status = visit_inbox(self, visit, arg);
 
+        if (status == 0) {
+            status = pl_resolve_traverse(self, visit, arg);
+        }
+        if (status == 0) {
+            status = pl_native_tasks_traverse(self, visit, arg);
+        }
+        if (status == 0) {
+            status = pl_promises_traverse(self, visit, arg);
+        }
         if (status != 0) {
             return status;
         }
@@ -137,6 +176,31 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     return 0;
 }
 
+static void
+drop_entry(void *entry)
+{
+    if (pl_entry_is_work(entry)) {
+        pl_work_discard(pl_entry_work(entry));
+    }
+    else if ((uintptr_t)entry & 1) {
+        Py_DECREF(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+    }
+    else {
+        pl_handle_drop(entry);
+    }
+}
+
+static void
+drop_links(pl_link *link)
+{
+    while (link != NULL) {
+        pl_link *next = link->next;
+
+        drop_entry(pl_loop_entry_of_link(link));
+        link = next;
+    }
+}
+
 /* Everything the loop holds, each piece taken out before it is let go. */
 static int
 loop_clear(PlLoop *self)
@@ -147,15 +211,10 @@ loop_clear(PlLoop *self)
         pl_loop_drain_inbox(self);
     }
     while (pl_ring_count(&self->ready) > 0) {
-        void *entry = pl_ring_pop(&self->ready);
-
-        if ((uintptr_t)entry & 1) {
-            Py_DECREF(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
-        }
-        else {
-            pl_handle_drop(entry);
-        }
+        drop_entry(pl_ring_pop(&self->ready));
     }
+    pl_native_tasks_abandon(self);
+    pl_promises_abandon(self);
     while (self->timers.count > 0) {
         PlHandle *handle = self->timers.entries[--self->timers.count].item;
 
@@ -212,13 +271,13 @@ close_core(PlLoop *self)
     link = pl_core_close(self->core);
     Py_END_ALLOW_THREADS
 
-    while (link != NULL) {
-        pl_link *next = link->next;
+    pl_link *taken = self->taken;
 
-        pl_handle_drop(pl_handle_of_link(link));
-        link = next;
-    }
+    self->taken = NULL;
+    drop_links(taken);
+    drop_links(link);
     (void)loop_clear(self);
+    self->core->owner = NULL;
     pl_handle_freelist_trim(self, 0, PL_FREELIST_MAX);
     pl_ring_fini(&self->ready);
     pl_heap_fini(&self->timers);
@@ -388,10 +447,12 @@ static PyObject *
 loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
 {
     return Py_BuildValue(
-        "{s:n,s:n,s:K,s:K,s:K,s:K,s:K,s:d}", "ready",
-        (Py_ssize_t)pl_ring_count(&self->ready), "timers",
-        (Py_ssize_t)(self->timers.count - self->timers_cancelled), "turns",
-        (unsigned long long)self->turns, "polls",
+        "{s:n,s:O,s:n,s:K,s:K,s:K,s:K,s:K,s:d}", "ready",
+        (Py_ssize_t)pl_ring_count(&self->ready), "inbox",
+        self->core != NULL && pl_inbox_pending(&self->core->inbox) ? Py_True
+                                                                   : Py_False,
+        "timers", (Py_ssize_t)(self->timers.count - self->timers_cancelled),
+        "turns", (unsigned long long)self->turns, "polls",
         (unsigned long long)self->polls, "callbacks",
         (unsigned long long)self->callbacks, "handoffs",
         (unsigned long long)self->handoffs, "wakeups",

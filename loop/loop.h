@@ -41,7 +41,9 @@ struct PlLoop {
     pl_core *core;              /* owned; NULL before __init__ */
 
     /* loop thread only */
-    pl_ring ready;              /* PlHandle *, or pl_job * with bit 0 set */
+    pl_ring ready;              /* PlHandle *; pl_job * with bit 0 set, or
+                                   pyloop_work * with bit 1 */
+    pl_link *taken;             /* from the inbox, not yet in the ring */
     pl_heap timers;             /* PlHandle * of TimerHandle */
     size_t timers_cancelled;    /* of those in the heap */
     PyObject *task_factory;     /* asyncio's _task_factory */
@@ -68,6 +70,8 @@ struct PlLoop {
     uint64_t idle_ns;           /* spent blocked in the poll */
 
     struct pl_resolve *resolving;    /* getaddrinfo requests: dns.c */
+    struct pyloop_task *native_tasks;     /* unfinished: native_task.c */
+    struct pyloop_promise *promises;      /* not completed: promise.c */
 };
 
 int pl_loop_type(PyObject *module, pl_state *st);
@@ -92,6 +96,8 @@ int pl_loop_push(PlLoop *loop, PyObject *handle);
 int pl_loop_push_job(PlLoop *loop, pl_job *job);
 void pl_loop_timer_cancelled(PlLoop *loop, PyObject *handle);
 void pl_loop_drain_inbox(PlLoop *loop);
+/* What the ring holds for it. */
+void *pl_loop_entry_of_link(pl_link *link);
 /* RuntimeError 'Event loop is closed'. */
 int pl_loop_check_closed(PlLoop *loop);
 /* May this thread touch loop-thread data?  -1 with asyncio's RuntimeError:

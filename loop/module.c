@@ -2,6 +2,7 @@
    each interpreter gets its own copy of the state. */
 
 #include "handle.h"
+#include "native.h"
 #include "stream.h"
 
 static int
@@ -81,7 +82,10 @@ module_exec(PyObject *module)
     }
     return pl_loop_type(module, st) < 0 || pl_handle_types(module, st) < 0 ||
                    pl_stream_type(module, st) < 0 ||
-                   pl_listener_type(module, st) < 0
+                   pl_listener_type(module, st) < 0 ||
+                   pl_watcher_type(module, st) < 0 ||
+                   pl_native_protocol_types(module, st) < 0 ||
+                   pl_capi_add(module) < 0
                ? -1
                : 0;
 }
@@ -98,6 +102,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->ThreadSafeHandleType);
     Py_VISIT(st->StreamType);
     Py_VISIT(st->ListenerType);
+    Py_VISIT(st->WatcherType);
+    Py_VISIT(st->NativeProtocolType);
+    Py_VISIT(st->NativeFactoryType);
     Py_VISIT(st->asyncio_threadsafe_handle);
     Py_VISIT(st->create_task);
     Py_VISIT(st->ensure_fd_no_transport);
@@ -120,6 +127,9 @@ module_clear(PyObject *module)
     Py_CLEAR(st->ThreadSafeHandleType);
     Py_CLEAR(st->StreamType);
     Py_CLEAR(st->ListenerType);
+    Py_CLEAR(st->WatcherType);
+    Py_CLEAR(st->NativeProtocolType);
+    Py_CLEAR(st->NativeFactoryType);
     Py_CLEAR(st->asyncio_threadsafe_handle);
     Py_CLEAR(st->create_task);
     Py_CLEAR(st->ensure_fd_no_transport);

@@ -6,6 +6,7 @@
    state is given up around nothing else. */
 
 #include "handle.h"
+#include "native.h"
 #include "stream.h"
 
 #include <math.h>
@@ -189,10 +190,13 @@ expire_timers(PlLoop *self)
 }
 
 static int
-run_entry(void *entry)
+run_entry(PlLoop *self, void *entry)
 {
-    if (!((uintptr_t)entry & 1)) {
+    if (!((uintptr_t)entry & 3)) {
         return pl_handle_run(entry);
+    }
+    if (pl_entry_is_work(entry)) {
+        return pl_work_run(self, pl_entry_work(entry));
     }
     pl_job *job = (pl_job *)((uintptr_t)entry & ~(uintptr_t)1);
     PyObject *owner = job->owner;
@@ -207,10 +211,11 @@ static int
 run_entry_timed(PlLoop *self, void *entry)
 {
     PyObject *loop = (PyObject *)self;
-    int is_job = (uintptr_t)entry & 1;
+    int is_job = ((uintptr_t)entry & 3) != 0;
     PyObject *subject = Py_NewRef(
-        is_job ? ((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner
-               : (PyObject *)entry);
+        pl_entry_is_work(entry) ? loop
+        : is_job ? ((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner
+                 : (PyObject *)entry);
     double start = (double)pl_now_ns() * 1e-9;
     double limit = 0.1;
     int status;
@@ -220,7 +225,7 @@ run_entry_timed(PlLoop *self, void *entry)
     {
         PyErr_Clear();
     }
-    status = run_entry(entry);
+    status = run_entry(self, entry);
 
     PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
     double took = (double)pl_now_ns() * 1e-9 - start;
@@ -234,8 +239,11 @@ run_entry_timed(PlLoop *self, void *entry)
     PyErr_Clear();
     if (took >= limit && exc == NULL) {
         PyObject *name =
-            is_job ? PyObject_Repr(subject)
-                   : PyObject_CallOneArg(self->st->format_handle, subject);
+            pl_entry_is_work(entry)
+                ? PyUnicode_FromFormat("<native work at %p>",
+                                       (void *)pl_entry_work(entry))
+            : is_job ? PyObject_Repr(subject)
+                     : PyObject_CallOneArg(self->st->format_handle, subject);
         PyObject *done =
             name == NULL
                 ? NULL
@@ -267,8 +275,8 @@ run_ready(PlLoop *self)
     self->callbacks += todo;
     while (todo-- > 0) {
         void *entry = pl_ring_pop(&self->ready);
-        int status =
-            self->debug ? run_entry_timed(self, entry) : run_entry(entry);
+        int status = self->debug ? run_entry_timed(self, entry)
+                                 : run_entry(self, entry);
 
         if (status < 0) {
             return -1;
@@ -297,7 +305,7 @@ track_waiting(PlLoop *self)
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         void *entry = pl_ring_at(&self->ready, i);
 
-        if (!((uintptr_t)entry & 1) && Py_REFCNT((PyObject *)entry) > 1 &&
+        if (!((uintptr_t)entry & 3) && Py_REFCNT((PyObject *)entry) > 1 &&
             !PyObject_GC_IsTracked(entry))
         {
             PyObject_GC_Track(entry);

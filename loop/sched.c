@@ -2,6 +2,7 @@
    and the ways into the ready ring, the timer heap and the inbox. */
 
 #include "handle.h"
+#include "native.h"
 
 #include <errno.h>
 #include <math.h>
@@ -227,20 +228,37 @@ pl_loop_push_job(PlLoop *self, pl_job *job)
     return 0;
 }
 
+void *
+pl_loop_entry_of_link(pl_link *link)
+{
+#if PL_FREE_THREADED
+    if (link->size == 0) {
+        return pl_handle_of_link(link);
+    }
+#endif
+    return (void *)((uintptr_t)link | PL_WORK_BIT);
+}
+
 void
 pl_loop_drain_inbox(PlLoop *self)
 {
-    pl_link *link = pl_inbox_take(&self->core->inbox);
+    do {
+        while (self->taken != NULL) {
+            pl_link *link = self->taken;
+            void *entry = pl_loop_entry_of_link(link);
+            pl_link *next = link->next;
 
-    while (link != NULL) {
-        pl_link *next = link->next;
-
-        self->handoffs++;
-        if (pl_loop_push(self, (PyObject *)pl_handle_of_link(link)) < 0) {
-            PyErr_WriteUnraisable((PyObject *)self);
+            if (pl_ring_push(&self->ready, entry) < 0) {
+                /* Kept, in its place, for the next time. */
+                PyErr_NoMemory();
+                PyErr_WriteUnraisable((PyObject *)self);
+                return;
+            }
+            self->handoffs++;
+            self->taken = next;
         }
-        link = next;
-    }
+        self->taken = pl_inbox_take(&self->core->inbox);
+    } while (self->taken != NULL);
 }
 
 /* Whoever may touch the ring: the loop's thread, or on a build with a GIL its
@@ -278,8 +296,10 @@ report_wakeup(PlLoop *self)
 static PyObject *
 post_handle(PlLoop *self, PlHandle *handle)
 {
-    switch (pl_core_post(self->core, &((PlHandleX *)Py_NewRef(handle))->link))
-    {
+    pl_link *link = &((PlHandleX *)Py_NewRef(handle))->link;
+
+    link->size = 0;
+    switch (pl_core_post(self->core, link)) {
     case -1:
         Py_DECREF(handle);
         Py_DECREF(handle);

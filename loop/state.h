@@ -18,19 +18,23 @@
     X(_run)                                                                   \
     X(_start_serving)                                                         \
     X(_write_ready)                                                           \
+    X(add_done_callback)                                                      \
     X(buffer_updated)                                                         \
     X(call_exception_handler)                                                 \
     X(call_later)                                                             \
     X(callback)                                                               \
+    X(cancel)                                                                 \
     X(cancelled)                                                              \
     X(close)                                                                  \
     X(connection_lost)                                                        \
     X(connection_made)                                                        \
     X(context)                                                                \
+    X(create_future)                                                          \
     X(data_received)                                                          \
     X(debug)                                                                  \
     X(detach)                                                                 \
     X(done)                                                                   \
+    X(eager_start)                                                            \
     X(eof_received)                                                           \
     X(exception)                                                              \
     X(fileno)                                                                 \
@@ -40,9 +44,11 @@
     X(handle)                                                                 \
     X(loop)                                                                   \
     X(message)                                                                \
+    X(name)                                                                   \
     X(pause_writing)                                                          \
     X(peername)                                                               \
     X(protocol)                                                               \
+    X(result)                                                                 \
     X(resume_writing)                                                         \
     X(run)                                                                    \
     X(set_exception)                                                          \
@@ -59,9 +65,12 @@
 /* X(field, module, attribute): imported as st->field. */
 #define PL_IMPORTS(X)                                                         \
     X(asyncio_handle, "asyncio.events", "Handle")                             \
+    X(asyncio_protocol, "asyncio.protocols", "Protocol")                      \
     X(asyncio_timer_handle, "asyncio.events", "TimerHandle")                  \
     X(asyncio_transport, "asyncio.transports", "Transport")                   \
     X(buffered_protocol, "asyncio.protocols", "BufferedProtocol")             \
+    X(cancelled_error, "asyncio.exceptions", "CancelledError")                \
+    X(ensure_future, "asyncio.tasks", "ensure_future")                        \
     X(extract_stack, "asyncio.format_helpers", "extract_stack")               \
     X(format_callback_source, "asyncio.format_helpers",                       \
       "_format_callback_source")                                              \
@@ -88,6 +97,9 @@ typedef struct {
     PyTypeObject *ThreadSafeHandleType;
     PyTypeObject *StreamType;
     PyTypeObject *ListenerType;
+    PyTypeObject *WatcherType;
+    PyTypeObject *NativeProtocolType;
+    PyTypeObject *NativeFactoryType;
     PyObject *asyncio_threadsafe_handle;    /* 3.14+, else Handle */
     PyObject *create_task;                  /* BaseEventLoop's */
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */

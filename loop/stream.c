@@ -59,14 +59,10 @@ detach_server(PlStream *self)
 /* -- opening ----------------------------------------------------------- */
 
 static void
-set_protocol(PlStream *self, PyObject *protocol, int buffered)
+set_protocol(PlStream *self, PyObject *protocol,
+             const pl_protocol_table *table)
 {
-    if (buffered) {
-        self->flags |= PL_S_BUFFERED;
-    }
-    else {
-        self->flags &= ~(uint32_t)PL_S_BUFFERED;
-    }
+    self->table = table;
     pl_transport_take_protocol(&self->base, Py_NewRef(protocol));
 }
 
@@ -124,9 +120,9 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
               socklen_t peer_length)
 {
     pl_state *st = loop->st;
-    int buffered = PyObject_IsInstance(protocol, st->buffered_protocol);
+    const pl_protocol_table *table = pl_protocol_of(st, protocol);
 
-    if (buffered < 0 || pl_loop_check_closed(loop) < 0) {
+    if (table == NULL || pl_loop_check_closed(loop) < 0) {
         return NULL;
     }
     PlStream *self = (PlStream *)st->StreamType->tp_alloc(st->StreamType, 0);
@@ -139,7 +135,7 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
     if (pl_transport_init(&self->base, &stream_ops, loop, context) < 0) {
         goto error;
     }
-    set_protocol(self, protocol, buffered);
+    set_protocol(self, protocol, table);
 
     struct sockaddr_storage asked;
 
@@ -370,15 +366,13 @@ stream_set_protocol(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
 {
     PyObject *protocol =
         pl_only_argument("set_protocol", "protocol", args, nargs, kwnames);
-    int buffered =
-        protocol == NULL
-            ? -1
-            : PyObject_IsInstance(protocol, self->loop->st->buffered_protocol);
+    const pl_protocol_table *table =
+        protocol == NULL ? NULL : pl_protocol_of(self->loop->st, protocol);
 
-    if (buffered < 0 || pl_loop_check_thread(self->loop) < 0) {
+    if (table == NULL || pl_loop_check_thread(self->loop) < 0) {
         return NULL;
     }
-    set_protocol(self, protocol, buffered);
+    set_protocol(self, protocol, table);
     Py_RETURN_NONE;
 }
 

@@ -71,6 +71,14 @@ void pl_listener_stop(void *owner);
    KeyboardInterrupt or SystemExit set. */
 int pl_loop_flush_written(PlLoop *loop);
 
+/* The reads of the protocol tables.  pl_stream_read_raw: into the loop's
+   buffer, handed to `received`, which may leave an exception set. */
+int pl_stream_read_bytes(PlTransport *self);
+int pl_stream_read_buffered(PlTransport *self);
+int pl_stream_read_raw(PlTransport *self,
+                       int (*received)(PyObject *protocol, const void *bytes,
+                                       size_t size));
+
 /* The stream's pl_transport_ops. */
 int pl_stream_read(PlTransport *self);
 int pl_stream_write_ready(PlTransport *self);

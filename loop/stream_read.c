@@ -35,14 +35,11 @@ read_failed(PlStream *self, int err)
 static int
 read_eof(PlStream *self)
 {
-    pl_state *st = self->loop->st;
-
     pl_transport_debug(&self->base, "%r received EOF");
-    PyObject *keep =
-        pl_transport_call(&self->base, st->str_eof_received, NULL);
-    int keep_open = keep == NULL ? -1 : PyObject_IsTrue(keep);
+    PyObject *protocol = pl_transport_protocol(&self->base);
+    int keep_open = self->table->eof(&self->base, protocol);
 
-    Py_XDECREF(keep);
+    Py_DECREF(protocol);
     if (keep_open < 0) {
         return pl_transport_fatal(
             &self->base, "Fatal error: protocol.eof_received() call failed.");
@@ -53,9 +50,10 @@ read_eof(PlStream *self)
     return pl_transport_close(&self->base);
 }
 
-static int
-read_buffered(PlStream *self)
+int
+pl_stream_read_buffered(PlTransport *transport)
 {
+    PlStream *self = (PlStream *)transport;
     static const char failed[] =
         "Fatal error: protocol.get_buffer() call failed.";
     pl_state *st = self->loop->st;
@@ -135,6 +133,19 @@ adapt_read_size(PlStream *self, uint32_t n)
     }
 }
 
+static int
+ensure_read_buffer(PlLoop *loop)
+{
+    if (loop->read_buffer == NULL) {
+        loop->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
+        if (loop->read_buffer == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* New ref to the bytes read; NULL with *status set when there are none. */
 static PyObject *
 read_bytes(PlStream *self, int *status)
@@ -152,12 +163,8 @@ read_bytes(PlStream *self, int *status)
         n = recv(self->fd, PyBytes_AS_STRING(data), self->read_size, 0);
     }
     else {
-        if (loop->read_buffer == NULL) {
-            loop->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
-            if (loop->read_buffer == NULL) {
-                PyErr_NoMemory();
-                goto no_memory;
-            }
+        if (ensure_read_buffer(loop) < 0) {
+            goto no_memory;
         }
         n = recv(self->fd, loop->read_buffer, PL_READ_BUFFER, 0);
     }
@@ -188,10 +195,14 @@ no_memory:
     return NULL;
 }
 
+static const char receive_failed[] =
+    "Fatal error: protocol.data_received() call failed.";
+
 /* One read and its delivery.  1 when there may be more at once, else 0. */
-static int
-read_data(PlStream *self)
+int
+pl_stream_read_bytes(PlTransport *transport)
 {
+    PlStream *self = (PlStream *)transport;
     uint32_t size = self->read_size > 0 ? self->read_size : PL_READ_BUFFER;
     int status;
     PyObject *data = read_bytes(self, &status);
@@ -205,11 +216,35 @@ read_data(PlStream *self)
 
     Py_DECREF(data);
     if (result == NULL) {
-        return pl_transport_fatal(
-            &self->base, "Fatal error: protocol.data_received() call failed.");
+        return pl_transport_fatal(&self->base, receive_failed);
     }
     Py_DECREF(result);
     return filled;
+}
+
+int
+pl_stream_read_raw(PlTransport *transport,
+                   int (*received)(PyObject *protocol, const void *bytes,
+                                   size_t size))
+{
+    PlStream *self = (PlStream *)transport;
+
+    if (ensure_read_buffer(self->loop) < 0) {
+        return pl_transport_fatal(transport,
+                                  "Fatal read error on socket transport");
+    }
+    char *buffer = self->loop->read_buffer;
+    ssize_t n = recv(self->fd, buffer, PL_READ_BUFFER, 0);
+
+    if (n <= 0) {
+        return n == 0 ? read_eof(self) : read_failed(self, errno) < 0 ? -1 : 0;
+    }
+    PyObject *protocol = pl_transport_protocol(transport);
+    int status = received(protocol, buffer, (size_t)n);
+
+    Py_DECREF(protocol);
+    return status < 0 ? pl_transport_fatal(transport, receive_failed)
+                      : n == PL_READ_BUFFER;
 }
 
 int
@@ -224,10 +259,7 @@ pl_stream_read(PlTransport *transport)
         {
             return 0;
         }
-        if (self->flags & PL_S_BUFFERED) {
-            return read_buffered(self);
-        }
-        status = read_data(self);
+        status = self->table->read(transport);
     }
     return status < 0 ? -1 : 0;
 }

@@ -18,19 +18,6 @@ pl_leaves_loop(void)
 
 /* -- the protocol ------------------------------------------------------ */
 
-PyObject *
-pl_transport_call(PlTransport *self, PyObject *name, PyObject *arg)
-{
-    PyObject *protocol =
-        Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
-    PyObject *result = arg == NULL
-                           ? PyObject_CallMethodNoArgs(protocol, name)
-                           : PyObject_CallMethodOneArg(protocol, name, arg);
-
-    Py_DECREF(protocol);
-    return result;
-}
-
 void
 pl_transport_take_protocol(PlTransport *self, PyObject *protocol)
 {
@@ -180,8 +167,7 @@ wake_waiter(PlTransport *self)
 static int
 report_connection_made(PlTransport *self)
 {
-    PyObject *protocol =
-        Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
+    PyObject *protocol = pl_transport_protocol(self);
     int status = pl_transport_report(
         self, protocol, self->loop->st->str_connection_made, (PyObject *)self);
 
@@ -194,11 +180,11 @@ transport_start(PlTransport *self)
 {
     if (!(self->flags & PL_S_MADE)) {
         self->flags |= PL_S_MADE;
-        PyObject *result = pl_transport_call(
-            self, self->loop->st->str_connection_made, (PyObject *)self);
+        PyObject *protocol = pl_transport_protocol(self);
+        int made = self->table->made(self, protocol);
 
-        if (result == NULL &&
-            (pl_leaves_loop() || report_connection_made(self) < 0))
+        Py_DECREF(protocol);
+        if (made < 0 && (pl_leaves_loop() || report_connection_made(self) < 0))
         {
             /* The rest of the start is the next run's. */
             PyObject *exc = PyErr_GetRaisedException();
@@ -209,7 +195,6 @@ transport_start(PlTransport *self)
             PyErr_SetRaisedException(exc);
             return -1;
         }
-        Py_XDECREF(result);
     }
     self->flags |= PL_S_STARTED;
     if (!(self->flags & (PL_S_CLOSING | PL_S_PAUSED)) &&
@@ -277,6 +262,7 @@ pl_transport_init(PlTransport *self, const pl_transport_ops *ops, PlLoop *loop,
                   PyObject *context)
 {
     self->ops = ops;
+    self->table = &pl_python_protocol;
     self->loop = (PlLoop *)Py_NewRef((PyObject *)loop);
     self->fd = -1;
     self->io = (pl_job){transport_io, (PyObject *)self};
@@ -484,15 +470,8 @@ pl_transport_finish(PlTransport *self, PyObject *exc)
     }
     Py_INCREF(self);
     (void)pl_transport_watch(self, 0, PL_S_READING | PL_S_WRITING);
-    if (protocol != NULL) {
-        PyObject *result = PyObject_CallMethodOneArg(
-            protocol, self->loop->st->str_connection_lost,
-            exc == NULL ? Py_None : exc);
-
-        Py_XDECREF(result);
-        if (result == NULL) {
-            failure = PyErr_GetRaisedException();
-        }
+    if (protocol != NULL && self->table->lost(self, protocol, exc) < 0) {
+        failure = PyErr_GetRaisedException();
     }
     pl_transport_release(self);
     Py_XDECREF(protocol);
@@ -522,18 +501,19 @@ pl_transport_finish(PlTransport *self, PyObject *exc)
 /* -- flow control ------------------------------------------------------ */
 
 static int
-call_flow(PlTransport *self, PyObject *name, const char *message)
+call_flow(PlTransport *self, int pause, const char *message)
 {
-    PyObject *result = pl_transport_call(self, name, NULL);
+    PyObject *protocol = pl_transport_protocol(self);
+    int status = self->table->flow(self, protocol, pause);
 
-    if (result == NULL) {
+    Py_DECREF(protocol);
+    if (status < 0) {
         if (pl_leaves_loop()) {
             return -1;
         }
         return pl_report(self->loop, message, PyErr_GetRaisedException(),
                          "transport", self, "protocol", self->protocol, NULL);
     }
-    Py_DECREF(result);
     return 0;
 }
 
@@ -546,8 +526,7 @@ pl_maybe_pause(PlTransport *self)
         return 0;
     }
     self->flags |= PL_S_PROTOCOL_PAUSED;
-    return call_flow(self, self->loop->st->str_pause_writing,
-                     "protocol.pause_writing() failed");
+    return call_flow(self, 1, "protocol.pause_writing() failed");
 }
 
 int
@@ -559,8 +538,7 @@ pl_maybe_resume(PlTransport *self)
         return 0;
     }
     self->flags &= ~(uint32_t)PL_S_PROTOCOL_PAUSED;
-    return call_flow(self, self->loop->st->str_resume_writing,
-                     "protocol.resume_writing() failed");
+    return call_flow(self, 0, "protocol.resume_writing() failed");
 }
 
 int

@@ -15,7 +15,6 @@ enum pl_transport_flag {
     PL_S_PAUSED = 2,             /* pause_reading() */
     PL_S_READING = 4,            /* the poller watches for input */
     PL_S_WRITING = 8,            /* … for room to write */
-    PL_S_BUFFERED = 16,          /* the protocol is a BufferedProtocol */
     PL_S_EOF = 32,               /* write_eof() */
     PL_S_PROTOCOL_PAUSED = 64,   /* pause_writing() was called */
     PL_S_WRITTEN = 128,          /* in loop->written */
@@ -45,6 +44,21 @@ typedef struct {
     int (*ended)(PlTransport *self);
 } pl_transport_ops;
 
+/* How events reach the protocol: as Python's methods, or as the functions of
+   a native protocol.  -1 leaves an exception set, but for read. */
+typedef struct {
+    /* Streams: one read, as pl_stream_read; 1: there may be more. */
+    int (*read)(PlTransport *self);
+    int (*made)(PlTransport *self, PyObject *protocol);
+    int (*eof)(PlTransport *self, PyObject *protocol);    /* 1: stay open */
+    int (*lost)(PlTransport *self, PyObject *protocol, PyObject *exc);
+    int (*flow)(PlTransport *self, PyObject *protocol, int pause);
+} pl_protocol_table;
+
+extern const pl_protocol_table pl_python_protocol;
+extern const pl_protocol_table pl_buffered_protocol;
+extern const pl_protocol_table pl_native_protocol;
+
 #define PL_TRANSPORT_FIELDS                                                   \
     PyObject_HEAD                                                             \
     PyObject *extra;    /* BaseTransport's _extra slot: a dict, or NULL */       \
@@ -56,6 +70,7 @@ typedef struct {
                                                                               \
     /* loop thread only */                                                    \
     PyObject *protocol;                                                       \
+    const pl_protocol_table *table;    /* for the protocol's kind */             \
     PyObject *sock;      /* socket.socket; a stream's may be NULL */               \
     PyObject *waiter;    /* future to wake after connection_made() */            \
     PyObject *lost_exc;                                                       \
@@ -124,9 +139,13 @@ void pl_transport_release(PlTransport *self);
 
 /* -- the protocol ------------------------------------------------------ */
 
+/* protocol.c.  New ref: the protocol, None when there is none (any more). */
+PyObject *pl_transport_protocol(PlTransport *self);
 /* New ref: protocol.name(arg), or protocol.name() when arg is NULL.  Holds
    the protocol meanwhile, which may replace itself. */
 PyObject *pl_transport_call(PlTransport *self, PyObject *name, PyObject *arg);
+/* The table for a stream's protocol; NULL with an exception set. */
+const pl_protocol_table *pl_protocol_of(pl_state *st, PyObject *protocol);
 /* Steals protocol, which may be NULL. */
 void pl_transport_take_protocol(PlTransport *self, PyObject *protocol);
 /* The exception raised came out of owner.name(arg), which asyncio would have

@@ -26,6 +26,7 @@ __all__ = (
     "EventLoop",
     "EventLoopPolicy",
     "__version__",
+    "get_include",
     "install",
     "new_event_loop",
     "run",
@@ -57,6 +58,17 @@ def install() -> None:
     """
     policy = __getattr__("EventLoopPolicy")
     _asyncio.set_event_loop_policy(policy())
+
+
+def get_include() -> str:
+    """The directory of pyloop.h, pyloop_import.h and pyloop.pxd."""
+    import os
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(here, "include")
+    if os.path.isdir(installed):
+        return installed
+    return os.path.join(os.path.dirname(here), "include")
 
 
 def __getattr__(name: str) -> Any:
