@@ -27,6 +27,11 @@ enum pl_slot_kind {
     PL_SLOT_DATAGRAM,     /* owner: PlDatagram */
 };
 
+/* In a slot's `events` after a report of PL_ONCE: the kernel still has the
+   descriptor, but looks away.  A hint, which the kernel knows better: the
+   descriptor may be closed and its number another's. */
+#define PL_PARKED 16u
+
 /* What the loop knows of one descriptor; the table is indexed by its
    number.  `generation` changes with each use of the slot, so that an event
    for a descriptor that was closed and reused finds no owner. */
@@ -93,6 +98,16 @@ int pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
 
 /* Loop thread: gives the slot up. */
 void pl_core_forget(pl_core *core, int fd);
+
+/* Loop thread: the same for a slot that is parked, without a system call. */
+static inline void
+pl_core_park(pl_slot *slot)
+{
+    slot->kind = PL_SLOT_FREE;
+    slot->events = PL_PARKED;
+    slot->owner = NULL;
+    slot->generation++;
+}
 
 /* Loop thread: the uv loop, opened and nested in the poller on first use.
    NULL and *err. */

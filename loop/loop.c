@@ -127,6 +127,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->task_factory);
+    Py_VISIT(self->transports);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         int status = visit_entry(pl_ring_at(&self->ready, i), visit, arg);
@@ -206,6 +207,7 @@ static int
 loop_clear(PlLoop *self)
 {
     Py_CLEAR(self->task_factory);
+    Py_CLEAR(self->transports);
     pl_resolve_abandon(self);
     if (self->core != NULL && !self->closed) {
         pl_loop_drain_inbox(self);
@@ -517,6 +519,16 @@ static PyMethodDef loop_methods[] = {
     {"_add_callback", (PyCFunction)loop_add_callback, METH_O, NULL},
     {"_write_to_self", (PyCFunction)loop_write_to_self, METH_NOARGS, NULL},
     {"_watched", (PyCFunction)loop_watched, METH_O, NULL},
+    {"_wait_writable", (PyCFunction)loop_wait_writable, METH_O, NULL},
+    {"_stop_waiting", FAST(loop_stop_waiting), NULL},
+    {"_try_recv", FAST(loop_try_recv), NULL},
+    {"_try_recv_into", FAST(loop_try_recv_into), NULL},
+    {"_try_recvfrom", FAST(loop_try_recvfrom), NULL},
+    {"_try_recvfrom_into", FAST(loop_try_recvfrom_into), NULL},
+    {"_try_send", FAST(loop_try_send), NULL},
+    {"_try_accept", (PyCFunction)loop_try_accept, METH_O, NULL},
+    {"_try_connect", FAST(loop_try_connect), NULL},
+    {"_finish_connect", FAST(loop_finish_connect), NULL},
     {"_run", (PyCFunction)loop_run, METH_NOARGS, NULL},
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
     {"_counters", (PyCFunction)loop_counters, METH_NOARGS, NULL},

@@ -72,6 +72,7 @@ struct PlLoop {
     struct pl_resolve *resolving;    /* getaddrinfo requests: dns.c */
     struct pyloop_task *native_tasks;     /* unfinished: native_task.c */
     struct pyloop_promise *promises;      /* not completed: promise.c */
+    PyObject *transports; /* asyncio's table of them, once needed */
 };
 
 int pl_loop_type(PyObject *module, pl_state *st);
@@ -113,6 +114,9 @@ PyObject *pl_only_argument(const char *method, const char *name,
 PyObject *loop_create_task(PlLoop *self, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_create_future(PlLoop *self, PyObject *unused);
+/* set_result(None), unless the future is done: 0, or -1 with an exception
+   that leaves the loop. */
+int pl_future_wake(PlLoop *loop, PyObject *future);
 
 /* run.c */
 PyObject *loop_run(PlLoop *self, PyObject *unused);
@@ -134,6 +138,12 @@ PyObject *loop_private_remove_reader(PlLoop *self, PyObject *fd);
 PyObject *loop_private_remove_writer(PlLoop *self, PyObject *fd);
 PyObject *loop_ensure_fd_no_transport(PlLoop *self, PyObject *fd);
 PyObject *loop_watched(PlLoop *self, PyObject *fd);
+/* A future that is woken once, in the place of a handle that was there: new
+   ref. */
+PyObject *pl_loop_wait(PlLoop *loop, int fd, uint32_t event);
+PyObject *loop_wait_writable(PlLoop *self, PyObject *sock);
+PyObject *loop_stop_waiting(PlLoop *self, PyObject *const *args,
+                            Py_ssize_t nargs);
 int pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events);
 int pl_watch_traverse(void *owner, visitproc visit, void *arg);
 void pl_watch_free(void *owner);
@@ -148,7 +158,35 @@ PyObject *pl_transport_of_fd(PlLoop *loop, int fd);
 /* addr.c: what the socket module shows for a socket address; None for a
    family it does not know.  New ref. */
 struct sockaddr;
+struct sockaddr_storage;
 PyObject *pl_sockaddr_object(const struct sockaddr *address, unsigned length);
+/* From the socket module's form, when it is a plain tuple with a numeric host
+   of that family: its length, or 0 without an exception. */
+unsigned pl_sockaddr_numeric(PyObject *address, int family,
+                             struct sockaddr_storage *name);
+/* The same from the parts: port, flowinfo and scope, which are in range. */
+unsigned pl_sockaddr_make(int family, const char *host,
+                          const unsigned long numbers[3],
+                          struct sockaddr_storage *name);
+
+/* sockops.c: one try each of the sock_ calls */
+PyObject *loop_try_recv(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *loop_try_recv_into(PlLoop *self, PyObject *const *args,
+                             Py_ssize_t nargs);
+PyObject *loop_try_recvfrom(PlLoop *self, PyObject *const *args,
+                            Py_ssize_t nargs);
+PyObject *loop_try_recvfrom_into(PlLoop *self, PyObject *const *args,
+                                 Py_ssize_t nargs);
+PyObject *loop_try_send(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *loop_try_accept(PlLoop *self, PyObject *sock);
+/* connect(): True, a future while it is under way, or OSError with asyncio's
+   text. */
+PyObject *pl_connect(PlLoop *loop, int fd, const struct sockaddr *name,
+                     unsigned length);
+PyObject *loop_try_connect(PlLoop *self, PyObject *const *args,
+                           Py_ssize_t nargs);
+PyObject *loop_finish_connect(PlLoop *self, PyObject *const *args,
+                              Py_ssize_t nargs);
 
 /* dns.c */
 /* Lets go of the futures of unfinished requests, before the core closes. */

@@ -75,8 +75,10 @@ module_exec(PyObject *module)
         PyObject_GetAttrString(st->selector_loop, "_ensure_fd_no_transport");
     Py_DECREF(base);
     st->loop_kwnames = PyTuple_Pack(1, st->str_loop);
+    st->socket_fileno = PyObject_GetAttr(st->socket_base, st->str_fileno);
     if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
-        st->loop_kwnames == NULL || server_takes_transport(st) < 0)
+        st->loop_kwnames == NULL || st->socket_fileno == NULL ||
+        server_takes_transport(st) < 0)
     {
         return -1;
     }
@@ -109,6 +111,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->create_task);
     Py_VISIT(st->ensure_fd_no_transport);
     Py_VISIT(st->loop_kwnames);
+    Py_VISIT(st->socket_fileno);
 #define X(field, name, attribute) Py_VISIT(st->field);
     PL_IMPORTS(X)
 #undef X
@@ -134,6 +137,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->create_task);
     Py_CLEAR(st->ensure_fd_no_transport);
     Py_CLEAR(st->loop_kwnames);
+    Py_CLEAR(st->socket_fileno);
 #define X(field, name, attribute) Py_CLEAR(st->field);
     PL_IMPORTS(X)
 #undef X

@@ -36,7 +36,8 @@ pl_poller_set(pl_poller *poller, int fd, uint32_t generation, uint32_t before,
     struct epoll_event event = {
         .events = (events & PL_READ ? EPOLLIN : 0) |
                   (events & PL_WRITE ? EPOLLOUT : 0) |
-                  (events & PL_EDGE ? EPOLLET : 0),
+                  (events & PL_EDGE ? EPOLLET : 0) |
+                  (events & PL_ONCE ? EPOLLONESHOT : 0),
         .data.u64 = (uint64_t)generation << 32 | (uint32_t)fd,
     };
     int op = events == 0   ? EPOLL_CTL_DEL

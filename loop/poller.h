@@ -19,6 +19,7 @@
 #define PL_READ 1u
 #define PL_WRITE 2u
 #define PL_EDGE 4u    /* with PL_READ: report each arrival once */
+#define PL_ONCE 8u    /* report once; the kernel then looks away by itself */
 #define PL_POLL_BATCH 256
 
 typedef struct {

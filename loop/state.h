@@ -17,6 +17,7 @@
     X(_read_ready)                                                            \
     X(_run)                                                                   \
     X(_start_serving)                                                         \
+    X(_transports)                                                            \
     X(_write_ready)                                                           \
     X(add_done_callback)                                                      \
     X(buffer_updated)                                                         \
@@ -30,6 +31,7 @@
     X(connection_made)                                                        \
     X(context)                                                                \
     X(create_future)                                                          \
+    X(data)                                                                   \
     X(data_received)                                                          \
     X(debug)                                                                  \
     X(detach)                                                                 \
@@ -37,6 +39,7 @@
     X(eager_start)                                                            \
     X(eof_received)                                                           \
     X(exception)                                                              \
+    X(family)                                                                 \
     X(fileno)                                                                 \
     X(get_buffer)                                                             \
     X(getpeername)                                                            \
@@ -47,19 +50,23 @@
     X(name)                                                                   \
     X(pause_writing)                                                          \
     X(peername)                                                               \
+    X(proto)                                                                  \
     X(protocol)                                                               \
     X(result)                                                                 \
     X(resume_writing)                                                         \
     X(run)                                                                    \
     X(set_exception)                                                          \
     X(set_result)                                                             \
+    X(setblocking)                                                            \
     X(slow_callback_duration)                                                 \
     X(socket)                                                                 \
     X(sockname)                                                               \
     X(source)                                                                 \
     X(source_traceback)                                                       \
     X(time)                                                                   \
+    X(timeout)                                                                \
     X(transport)                                                              \
+    X(type)                                                                   \
     X(warning)
 
 /* X(field, module, attribute): imported as st->field. */
@@ -75,9 +82,11 @@
     X(format_callback_source, "asyncio.format_helpers",                       \
       "_format_callback_source")                                              \
     X(format_handle, "asyncio.base_events", "_format_handle")                 \
+    X(invalid_state, "asyncio.exceptions", "InvalidStateError")               \
     X(iscoroutine, "asyncio.coroutines", "iscoroutine")                       \
     X(iscoroutinefunction, "inspect", "iscoroutinefunction")                  \
     X(logger, "asyncio.log", "logger")                                        \
+    X(socket_base, "_socket", "socket")                                       \
     X(socket_type, "socket", "socket")                                        \
     X(future_type, "asyncio.futures", "Future")                               \
     X(task_type, "asyncio.tasks", "Task")                                     \
@@ -104,6 +113,7 @@ typedef struct {
     PyObject *create_task;                  /* BaseEventLoop's */
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */
     PyObject *loop_kwnames;                 /* ("loop",) */
+    PyObject *socket_fileno;                /* _socket.socket's method */
     int attach_takes_transport;             /* Server._attach(transport) */
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)

@@ -3,7 +3,7 @@
    Only the plain case: with a task factory or in debug mode asyncio's own
    create_task does it (gather of 100 tasks 0.86 → 1.0 M tasks/s). */
 
-#include "loop.h"
+#include "transport.h"
 
 static PyObject *
 create_task_of_asyncio(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
@@ -62,6 +62,29 @@ loop_create_task(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(names);
     }
     return task;
+}
+
+int
+pl_future_wake(PlLoop *loop, PyObject *future)
+{
+    pl_state *st = loop->st;
+    PyObject *done =
+        PyObject_CallMethodOneArg(future, st->str_set_result, Py_None);
+
+    if (done == NULL) {
+        if (pl_leaves_loop()) {
+            return -1;
+        }
+        if (PyErr_ExceptionMatches(st->invalid_state)) {
+            PyErr_Clear();    /* cancelled */
+        }
+        else {
+            PyErr_WriteUnraisable(future);
+        }
+        return 0;
+    }
+    Py_DECREF(done);
+    return 0;
 }
 
 PyObject *

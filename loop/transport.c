@@ -140,26 +140,13 @@ static int
 wake_waiter(PlTransport *self)
 {
     PyObject *waiter = self->waiter;
-    pl_state *st = self->loop->st;
-    int status = 0;
 
     if (waiter == NULL) {
         return 0;
     }
     self->waiter = NULL;
-    PyObject *done = PyObject_CallMethodNoArgs(waiter, st->str_done);
+    int status = pl_future_wake(self->loop, waiter);
 
-    if (done == Py_False) {
-        Py_SETREF(done, PyObject_CallMethodOneArg(waiter, st->str_set_result,
-                                                  Py_None));
-    }
-    if (done == NULL) {
-        status = pl_leaves_loop() ? -1 : 0;
-        if (status == 0) {
-            PyErr_WriteUnraisable((PyObject *)self);
-        }
-    }
-    Py_XDECREF(done);
     Py_DECREF(waiter);
     return status;
 }

@@ -1,16 +1,25 @@
 /* add_reader, add_writer and their removal, with the errors and the table
-   lookups of asyncio's selector loop.
+   lookups of asyncio's selector loop; and the futures of the sock_ calls.
 
-   A PlWatch is what the descriptor's slot points to: the two handles, which
-   run many times, and the object the descriptor was first named by, so that
-   a file closed without remove_reader can still be removed by itself. */
+   A PlWatch is what the descriptor's slot points to: for each side a handle,
+   which runs many times, or a waiter, a future that is woken once; and the
+   object the descriptor was first named by, so that a file closed without
+   remove_reader can still be removed by itself.
+
+   A waiter is asked for over and over, so where there is no handle it is
+   registered for one report (EPOLLONESHOT) and left with the kernel after it:
+   a wait costs one epoll_ctl of 0.3 µs instead of two that cost 1.6.  What is
+   left is silent, a duplicate of a closed descriptor included, and goes with
+   the descriptor. */
 
 #include "handle.h"
 #include "stream.h"
 
 typedef struct {
     PlHandle *handles[2];    /* reader, writer; owned, NULL when absent */
-    PyObject *file;          /* owned */
+    PyObject *waiters[2]; /* futures; owned, NULL when there is a handle */
+    PyObject *file; /* owned; NULL when waiters made the watch */
+    int fd;
 } PlWatch;
 
 enum side { READER, WRITER };
@@ -19,8 +28,36 @@ static const uint32_t side_event[] = {PL_READ, PL_WRITE};
 static uint32_t
 watch_events(const PlWatch *watch)
 {
-    return (watch->handles[READER] != NULL ? PL_READ : 0) |
-           (watch->handles[WRITER] != NULL ? PL_WRITE : 0);
+    uint32_t handles = 0, waiters = 0;
+
+    for (int i = 0; i < 2; i++) {
+        handles |= watch->handles[i] != NULL ? side_event[i] : 0;
+        waiters |= watch->waiters[i] != NULL ? side_event[i] : 0;
+    }
+    return handles | waiters | (handles == 0 && waiters != 0 ? PL_ONCE : 0);
+}
+
+static PlWatch *
+watch_of(PlLoop *loop, int fd)
+{
+    pl_slot *slot = pl_core_slot(loop->core, fd);
+
+    return slot != NULL && slot->kind == PL_SLOT_CALLBACKS ? slot->owner
+                                                           : NULL;
+}
+
+static PlWatch *
+watch_new(int fd, PyObject *file)
+{
+    PlWatch *watch = PyMem_Calloc(1, sizeof(*watch));
+
+    if (watch == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    watch->fd = fd;
+    watch->file = Py_XNewRef(file);
+    return watch;
 }
 
 void
@@ -33,9 +70,33 @@ pl_watch_free(void *owner)
             pl_handle_cancel(watch->handles[i]);
             Py_DECREF(watch->handles[i]);
         }
+        Py_XDECREF(watch->waiters[i]);
     }
-    Py_DECREF(watch->file);
+    Py_XDECREF(watch->file);
     PyMem_Free(watch);
+}
+
+/* What is left to watch for after a removal or a report: true when that is
+   nothing, and the watch the caller's to free. */
+static bool
+watch_settle(PlLoop *loop, PlWatch *watch)
+{
+    uint32_t events = watch_events(watch);
+
+    if (events != 0) {
+        (void)pl_core_watch(loop->core, watch->fd, PL_SLOT_CALLBACKS, watch,
+                            events);
+        return false;
+    }
+    pl_slot *slot = pl_core_slot(loop->core, watch->fd);
+
+    if (slot->events == PL_PARKED) {
+        pl_core_park(slot);
+    }
+    else {
+        pl_core_forget(loop->core, watch->fd);
+    }
+    return true;
 }
 
 void
@@ -58,6 +119,8 @@ pl_watch_traverse(void *owner, visitproc visit, void *arg)
 
     Py_VISIT(watch->handles[READER]);
     Py_VISIT(watch->handles[WRITER]);
+    Py_VISIT(watch->waiters[READER]);
+    Py_VISIT(watch->waiters[WRITER]);
     Py_VISIT(watch->file);
     return 0;
 }
@@ -66,15 +129,41 @@ int
 pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events)
 {
     PlWatch *watch = owner;
+    PyObject *woken[2] = {NULL, NULL};
+    pl_slot *slot = pl_core_slot(loop->core, watch->fd);
+    int status = 0;
 
+    if (slot->events & PL_ONCE) {
+        slot->events = PL_PARKED;
+    }
     for (int i = 0; i < 2; i++) {
-        if ((events & side_event[i]) && watch->handles[i] != NULL &&
+        if (!(events & side_event[i])) {
+            continue;
+        }
+        if (watch->handles[i] != NULL &&
             pl_loop_push(loop, Py_NewRef(watch->handles[i])) < 0)
         {
-            return -1;
+            status = -1;
+        }
+        woken[i] = watch->waiters[i];
+        watch->waiters[i] = NULL;
+    }
+    if ((woken[READER] != NULL || woken[WRITER] != NULL) &&
+        watch_settle(loop, watch))
+    {
+        pl_watch_free(watch);
+    }
+    /* The future schedules its callbacks, which puts a task that waits into
+       the place of the handle that asyncio would have run now. */
+    for (int i = 0; i < 2; i++) {
+        if (woken[i] != NULL) {
+            if (status == 0 && pl_future_wake(loop, woken[i]) < 0) {
+                status = -1;
+            }
+            Py_DECREF(woken[i]);
         }
     }
-    return 0;
+    return status;
 }
 
 /* asyncio's and selectors' conversion and their two errors; -1 in *fd (no
@@ -172,20 +261,22 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         pl_listener_stop(slot->owner);
     }
 
-    PlWatch *watch =
-        slot != NULL && slot->kind == PL_SLOT_CALLBACKS ? slot->owner : NULL;
+    PlWatch *watch = watch_of(self, fd);
     int fresh = watch == NULL;
 
     if (fresh) {
-        watch = PyMem_Calloc(1, sizeof(*watch));
+        watch = watch_new(fd, args[0]);
         if (watch == NULL) {
             Py_DECREF(handle);
-            return PyErr_NoMemory();
+            return NULL;
         }
+    }
+    else if (watch->file == NULL) {
         watch->file = Py_NewRef(args[0]);
     }
-    int err = pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,
-                            watch_events(watch) | side_event[side]);
+    int err =
+        pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,
+                      (watch_events(watch) | side_event[side]) & ~PL_ONCE);
 
     if (err < 0) {
         Py_DECREF(handle);
@@ -195,12 +286,15 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         return pl_raise_errno(err);
     }
     PlHandle *old = watch->handles[side];
+    PyObject *waiter = watch->waiters[side];
 
     watch->handles[side] = (PlHandle *)Py_NewRef(handle);
+    watch->waiters[side] = NULL;
     if (old != NULL) {
         pl_handle_cancel(old);
         Py_DECREF(old);
     }
+    Py_XDECREF(waiter);
     return (PyObject *)handle;
 }
 
@@ -215,38 +309,52 @@ watch_remove(PlLoop *self, PyObject *file, enum side side)
     if (fd < 0) {
         return NULL;
     }
-    pl_slot *slot = pl_core_slot(self->core, fd);
+    PlWatch *watch = watch_of(self, fd);
 
-    if (slot == NULL || slot->kind != PL_SLOT_CALLBACKS) {
+    if (watch == NULL ||
+        (watch->handles[side] == NULL && watch->waiters[side] == NULL))
+    {
         Py_RETURN_FALSE;
     }
-    PlWatch *watch = slot->owner;
     PlHandle *handle = watch->handles[side];
+    PyObject *waiter = watch->waiters[side];
 
-    if (handle == NULL) {
-        Py_RETURN_FALSE;
-    }
     watch->handles[side] = NULL;
-    int last = watch_events(watch) == 0;
+    watch->waiters[side] = NULL;
+    bool last = watch_settle(self, watch);
 
-    if (last) {
-        pl_core_forget(self->core, fd);
-    }
-    else {
-        (void)pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,
-                            watch_events(watch));
-    }
     /* From here on user code may run; the watch is ours only when last. */
-    pl_handle_cancel(handle);
-    Py_DECREF(handle);
+    if (handle != NULL) {
+        pl_handle_cancel(handle);
+        Py_DECREF(handle);
+    }
+    Py_XDECREF(waiter);
     if (last) {
         pl_watch_free(watch);
     }
     Py_RETURN_TRUE;
 }
 
-PyObject *
-loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
+/* Is asyncio's table of transports, a WeakValueDictionary, empty? */
+static bool
+asyncio_has_none(PlLoop *self)
+{
+    if (self->transports == NULL) {
+        PyObject *table =
+            PyObject_GetAttr((PyObject *)self, self->st->str__transports);
+
+        if (table != NULL) {
+            self->transports = PyObject_GetAttr(table, self->st->str_data);
+            Py_DECREF(table);
+        }
+        PyErr_Clear(); /* then asyncio's own method says what is wrong */
+    }
+    return self->transports != NULL && PyDict_CheckExact(self->transports) &&
+           PyDict_Size(self->transports) == 0;
+}
+
+static PyObject *
+ensure_fd_no_transport(PlLoop *self, PyObject *file)
 {
     PyObject *transport = NULL;
     int fd;
@@ -287,6 +395,9 @@ loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
         return NULL;
     }
     /* asyncio's own transports (pipes) are in its table. */
+    if (asyncio_has_none(self)) {
+        Py_RETURN_NONE;
+    }
     PyObject *number = PyLong_FromLong(fd);
     PyObject *none =
         number == NULL
@@ -298,6 +409,17 @@ loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
     return none;
 }
 
+PyObject *
+loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
+{
+    PyObject *none;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    none = ensure_fd_no_transport(self, file);
+    Py_END_CRITICAL_SECTION();
+    return none;
+}
+
 static PyObject *
 checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    enum side side)
@@ -306,7 +428,7 @@ checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         if (pl_loop_check_thread(self) < 0) {
             return NULL;
         }
-        PyObject *none = loop_ensure_fd_no_transport(self, args[0]);
+        PyObject *none = ensure_fd_no_transport(self, args[0]);
 
         if (none == NULL) {
             return NULL;
@@ -339,7 +461,7 @@ checked_remove_locked(PlLoop *self, PyObject *file, enum side side)
 {
     PyObject *none = pl_loop_check_thread(self) < 0
                          ? NULL
-                         : loop_ensure_fd_no_transport(self, file);
+                         : ensure_fd_no_transport(self, file);
 
     if (none == NULL) {
         return NULL;
@@ -415,6 +537,162 @@ loop_private_remove_writer(PlLoop *self, PyObject *file)
     return watch_remove(self, file, WRITER);
 }
 
+/* -- waiters ------------------------------------------------------------- */
+
+/* Neither our transports nor asyncio's have it. */
+static int
+check_no_transport(PlLoop *self, int fd)
+{
+    pl_slot *slot = pl_core_slot(self->core, fd);
+
+    if (asyncio_has_none(self) &&
+        (slot == NULL || !pl_slot_is_transport(slot)))
+    {
+        return 0;
+    }
+    PyObject *number = PyLong_FromLong(fd);
+    PyObject *none =
+        number == NULL ? NULL : ensure_fd_no_transport(self, number);
+
+    Py_XDECREF(number);
+    if (none == NULL) {
+        return -1;
+    }
+    Py_DECREF(none);
+    slot = pl_core_slot(self->core, fd);
+    if (slot != NULL && pl_slot_is_transport(slot)) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "File descriptor %d is used by transport %R", fd,
+                     slot->owner);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+wait_locked(PlLoop *self, int fd, enum side side)
+{
+    if (pl_loop_check_thread(self) < 0 || pl_loop_check_closed(self) < 0 ||
+        check_no_transport(self, fd) < 0)
+    {
+        return NULL;
+    }
+    PyObject *waiter = loop_create_future(self, NULL);
+
+    if (waiter == NULL) {
+        return NULL;
+    }
+    pl_slot *slot = pl_core_slot(self->core, fd);
+
+    if (slot != NULL && slot->kind == PL_SLOT_LISTENER) {
+        pl_listener_stop(slot->owner);
+    }
+    PlWatch *watch = watch_of(self, fd);
+    PlWatch *fresh = NULL;
+
+    if (watch == NULL) {
+        watch = fresh = watch_new(fd, NULL);
+        if (watch == NULL) {
+            Py_DECREF(waiter);
+            return NULL;
+        }
+    }
+    else if (watch->waiters[side] != NULL) {
+        /* Whoever waits there may have waited for a descriptor that is
+           closed by now: have the kernel look again. */
+        slot->events |= PL_PARKED;
+    }
+    PlHandle *handle = watch->handles[side];
+    PyObject *old = watch->waiters[side];
+
+    watch->handles[side] = NULL;
+    watch->waiters[side] = waiter;
+    int err = pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,
+                            watch_events(watch));
+
+    if (err < 0) {
+        watch->handles[side] = handle;
+        watch->waiters[side] = old;
+        Py_DECREF(waiter);
+        if (fresh != NULL) {
+            pl_watch_free(fresh);
+        }
+        return pl_raise_errno(err);
+    }
+    Py_INCREF(waiter);
+    if (handle != NULL) {
+        pl_handle_cancel(handle);
+        Py_DECREF(handle);
+    }
+    Py_XDECREF(old);
+    return waiter;
+}
+
+PyObject *
+pl_loop_wait(PlLoop *self, int fd, uint32_t event)
+{
+    PyObject *waiter;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    waiter = wait_locked(self, fd, event == PL_READ ? READER : WRITER);
+    Py_END_CRITICAL_SECTION();
+    return waiter;
+}
+
+/* _wait_writable(sock) -> future */
+PyObject *
+loop_wait_writable(PlLoop *self, PyObject *sock)
+{
+    int fd = PyObject_AsFileDescriptor(sock);
+
+    return fd < 0 ? NULL : pl_loop_wait(self, fd, PL_WRITE);
+}
+
+static bool
+drop_waiter(PlLoop *self, int fd, PyObject *waiter)
+{
+    PlWatch *watch = watch_of(self, fd);
+
+    for (int i = 0; watch != NULL && i < 2; i++) {
+        if (watch->waiters[i] == waiter) {
+            watch->waiters[i] = NULL;
+            if (watch_settle(self, watch)) {
+                pl_watch_free(watch);
+            }
+            Py_DECREF(waiter);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* _stop_waiting(sock, waiter): cancelled; does nothing for a waiter that has
+   been woken or replaced. */
+PyObject *
+loop_stop_waiting(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "_stop_waiting takes 2 arguments");
+        return NULL;
+    }
+    if (pl_loop_check_thread(self) < 0) {
+        return NULL;
+    }
+    int fd = PyObject_AsFileDescriptor(args[0]);
+
+    PyErr_Clear(); /* closed, but its number is still in the table */
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (!self->closed && !drop_waiter(self, fd, args[1])) {
+        for (int i = 0; i < self->core->slot_count; i++) {
+            if (drop_waiter(self, i, args[1])) {
+                break;
+            }
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    Py_RETURN_NONE;
+}
+
 /* The events a descriptor is watched for, for representations: a bit mask
    as in selectors (1 read, 2 write). */
 PyObject *
@@ -427,5 +705,6 @@ loop_watched(PlLoop *self, PyObject *file)
     }
     pl_slot *slot = pl_core_slot(self->core, fd);
 
-    return PyLong_FromLong(slot == NULL ? 0 : slot->events);
+    return PyLong_FromLong(slot == NULL ? 0
+                                        : slot->events & (PL_READ | PL_WRITE));
 }

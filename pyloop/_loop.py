@@ -14,6 +14,7 @@ import threading
 from asyncio import events, sslproto, transports
 
 from pyloop import _child, _core
+from pyloop._sockets import SocketCalls
 
 # The private names of asyncio that pyloop leans on, as (owner, name).  A test
 # checks that the running version has each of them.
@@ -111,7 +112,7 @@ class _FlowControlled:
         return getattr(self._stream, name)
 
 
-class EventLoop(_core.Loop, asyncio.SelectorEventLoop):
+class EventLoop(_core.Loop, SocketCalls):
     """An asyncio event loop; every method of the running version's loop."""
 
     def __init__(self):

@@ -1,19 +1,28 @@
 import asyncio
+import gc
+import inspect
 import os
 import socket
+import ssl
+import types
+import warnings
 
 import pytest
 from support import (
     DEADLINE,
+    FREE_THREADED,
+    Recorder,
     async_error,
     drain,
     fill,
+    has_ipv6,
     open_fds,
     pattern,
     refusing_address,
     tcp_pair,
     turns,
     until,
+    wired,
 )
 
 
@@ -447,6 +456,569 @@ def test_wrong_arguments(agree):
         return seen
 
     agree(scenario)
+
+
+def test_refused_sockets(agree, tmp_path):
+    """An SSL socket, and one that a transport has."""
+
+    async def scenario(loop):
+        seen = []
+        near, far = tcp_pair()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        with (
+            far,
+            context.wrap_socket(
+                near,
+                do_handshake_on_connect=False,
+                server_hostname="localhost",
+            ) as wrapped,
+        ):
+            wrapped.setblocking(False)
+            for call in (
+                loop.sock_recv(wrapped, 1),
+                loop.sock_recv_into(wrapped, bytearray(1)),
+                loop.sock_recvfrom(wrapped, 1),
+                loop.sock_recvfrom_into(wrapped, bytearray(1)),
+                loop.sock_sendall(wrapped, b"x"),
+                loop.sock_sendto(wrapped, b"x", ("127.0.0.1", 9)),
+                loop.sock_connect(wrapped, ("127.0.0.1", 9)),
+                loop.sock_accept(wrapped),
+            ):
+                seen.append(await async_error(call))
+        pair = tcp_pair()
+        async with wired(Recorder, pair) as (protocol, _):
+            sock = pair[0]
+            for call in (
+                loop.sock_recv(sock, 1),
+                loop.sock_recv_into(sock, bytearray(1)),
+                loop.sock_recvfrom(sock, 1),
+                loop.sock_recvfrom_into(sock, bytearray(1)),
+            ):
+                kind, text = await async_error(call)
+                assert repr(protocol.transport)[:-1].split()[0] in text
+                seen.append(
+                    (kind, text.split("<")[0].replace(str(sock.fileno()), "N"))
+                )
+        return seen
+
+    agree(scenario)
+
+
+def test_wrong_sizes_and_buffers(agree):
+    async def scenario(loop):
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with near, far:
+            calls = [
+                lambda: loop.sock_recv(near, 2**80),
+                lambda: loop.sock_recv(near, 1.0),
+                lambda: loop.sock_recv(near, None),
+                lambda: loop.sock_recv(near),
+                lambda: loop.sock_recv(near, 0),
+                lambda: loop.sock_recv_into(near, bytearray()),
+                lambda: loop.sock_recv_into(near, None),
+                lambda: loop.sock_recv_into(
+                    near, memoryview(bytearray(9))[::2]
+                ),
+                lambda: loop.sock_recvfrom(near, -1),
+                lambda: loop.sock_recvfrom(near, "1"),
+                lambda: loop.sock_recvfrom_into(near, b"read-only"),
+                lambda: loop.sock_recvfrom_into(near, bytearray(3), 4),
+                lambda: loop.sock_recvfrom_into(near, bytearray(3), -1),
+                lambda: loop.sock_recvfrom_into(near, bytearray(3), "1"),
+                lambda: loop.sock_sendall(near, 5),
+                lambda: loop.sock_sendall(near, memoryview(bytes(9))[::2]),
+                lambda: loop.sock_sendto(near, "text", "/nowhere"),
+                lambda: loop.sock_connect(near, None),
+                lambda: loop.sock_connect(None, ("127.0.0.1", 9)),
+            ]
+            seen = []
+            for call in calls:
+                try:
+                    seen.append(await call())
+                except Exception as exc:
+                    text = str(exc)
+                    for name in ("EventLoop.", "BaseSelector", "SocketCalls."):
+                        text = text.replace(name, "")
+                    seen.append((type(exc), text))
+        return seen
+
+    agree(scenario)
+
+
+def test_wrong_addresses(agree):
+    async def scenario(loop):
+        seen = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for address in (
+                ("127.0.0.1",),
+                ("127.0.0.1", "no-such-service"),
+                ("127.0.0.1", -1),
+                ("127.0.0.1", 1 << 16),
+                ("nul\0inside", 9),
+                ["127.0.0.1", None, 5],
+                (5, 9),
+                "/a/path",
+                b"/a/path",
+                None,
+            ):
+                with socket.socket(family) as sock:
+                    sock.setblocking(False)
+                    result = await async_error(
+                        loop.sock_connect(sock, address)
+                    )
+                    seen.append(result and result[0])
+        return seen
+
+    agree(scenario)
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_words_of_a_refused_connection(agree, family):
+    if family == "ipv6" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    kind, host = (
+        (socket.AF_INET, "127.0.0.1")
+        if family == "ipv4"
+        else (socket.AF_INET6, "::1")
+    )
+    with refusing_address(kind, host) as address:
+
+        async def scenario(loop):
+            seen = []
+            for form in (address, address[:2], list(address[:2])):
+                with socket.socket(kind) as sock:
+                    sock.setblocking(False)
+                    seen.append(
+                        await async_error(loop.sock_connect(sock, form))
+                    )
+            return seen
+
+        for error in agree(scenario):
+            assert error[0] is ConnectionRefusedError
+
+
+# -- coroutines, as asyncio's are
+
+
+async def test_calls_are_coroutines(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    calls = (
+        loop.sock_recv(near, 1),
+        loop.sock_recv_into(near, bytearray(1)),
+        loop.sock_recvfrom(near, 1),
+        loop.sock_recvfrom_into(near, bytearray(1)),
+        loop.sock_sendall(near, b"x"),
+        loop.sock_sendto(near, b"x", ("127.0.0.1", 9)),
+        loop.sock_connect(near, ("127.0.0.1", 9)),
+        loop.sock_accept(near),
+    )
+    for call in calls:
+        assert isinstance(call, types.CoroutineType)
+        assert asyncio.iscoroutine(call) and inspect.isawaitable(call)
+        assert inspect.iscoroutinefunction(getattr(loop, call.__name__))
+        call.close()
+
+
+async def test_nothing_happens_before_the_first_step(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    receiving = loop.sock_recv(near, 10)
+    sending = loop.sock_sendall(near, b"never")
+    far.send(b"x")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        del sending
+        gc.collect()
+    assert "sock_sendall' was never awaited" in str(seen[0].message)
+    assert await receiving == b"x"
+    near.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(far, 10) == b""
+
+
+async def test_ways_to_run_them(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    far.send(b"abcdef")
+    assert await loop.create_task(loop.sock_recv(near, 1)) == b"a"
+    assert await asyncio.ensure_future(loop.sock_recv(near, 1)) == b"b"
+    assert await asyncio.wait_for(loop.sock_recv(near, 1), DEADLINE) == b"c"
+    assert await asyncio.gather(loop.sock_recv(near, 1)) == [b"d"]
+    assert await asyncio.shield(loop.sock_recv(near, 1)) == b"e"
+    async with asyncio.TaskGroup() as group:
+        last = group.create_task(loop.sock_recv(near, 1))
+    assert last.result() == b"f"
+
+
+async def test_no_turn_when_it_completes_at_once(pair):
+    """As in asyncio: neither a future nor a switch."""
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    seen = []
+    loop.call_soon(seen.append, 1)
+    await loop.sock_sendall(near, b"x")
+    await loop.sock_recv_into(far, bytearray(1))
+    assert not seen
+
+
+# -- readiness
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16, (1 << 16) + 1, 300_000, 1 << 22])
+async def test_sizes(pair, size):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    data = pattern(150_000)
+    sending = task(loop.sock_sendall(near, data))
+    received = bytearray()
+    while len(received) < len(data):
+        if size == 1 and received:
+            received += await loop.sock_recv(far, 1 << 16)
+            continue
+        piece = await loop.sock_recv(far, size)
+        assert type(piece) is bytes and 0 < len(piece) <= size
+        received += piece
+    await sending
+    assert received == data
+
+
+async def test_sock_with_methods_of_its_own():
+    """A subclass may do things of its own, with whatever it returns."""
+    seen = []
+
+    class Noted(socket.socket):
+        def recv(self, *args):
+            seen.append("recv")
+            return super().recv(*args)
+
+        def recv_into(self, *args):
+            seen.append("recv_into")
+            return super().recv_into(*args)
+
+        def send(self, *args):
+            seen.append("send")
+            return super().send(*args)
+
+        def accept(self):
+            seen.append("accept")
+            return super().accept()
+
+        def connect(self, address):
+            seen.append("connect")
+            return super().connect(address)
+
+    loop = asyncio.get_running_loop()
+    with Noted() as listener, Noted() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        client.setblocking(False)
+        await loop.sock_connect(client, listener.getsockname())
+        conn, _ = await loop.sock_accept(listener)
+        with conn:
+            await loop.sock_sendall(client, b"xy")
+            await loop.sock_sendall(conn, b"xy")
+            assert await loop.sock_recv(client, 1) == b"x"
+            assert await loop.sock_recv_into(client, bytearray(1)) == 1
+    assert set(seen) == {"recv", "recv_into", "send", "accept", "connect"}
+
+
+async def test_both_sides_of_one_socket(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    total = fill(near)
+    sending = task(loop.sock_sendall(near, b"end"))
+    receiving = task(loop.sock_recv(near, 1))
+    await turns()
+    far.send(b"x")
+    assert await receiving == b"x"
+    assert not sending.done()
+    receiving = task(loop.sock_recv(near, 1))
+    await turns()
+    received = 0
+    while received < total + 3:
+        received += len(await loop.sock_recv(far, 1 << 20))
+    await sending
+    assert not receiving.done()
+    far.send(b"y")
+    assert await receiving == b"y"
+
+
+async def test_beside_a_writer_and_a_reader(pair):
+    """A callback on the other side goes on as before."""
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    written = []
+    loop.add_writer(near, written.append, 1)
+    receiving = task(loop.sock_recv(near, 1))
+    await until(lambda: len(written) > 2)
+    far.send(b"x")
+    assert await receiving == b"x"
+    count = len(written)
+    await until(lambda: len(written) > count + 2)
+    assert loop.remove_writer(near)
+    seen = []
+    loop.add_reader(near, lambda: seen.append(near.recv(1)))
+    total = fill(near)
+    sending = task(loop.sock_sendall(near, b"end"))
+    await turns()
+    far.send(b"y")
+    await until(lambda: seen)
+    received = 0
+    while received < total + 3:
+        received += len(await loop.sock_recv(far, 1 << 20))
+    await sending
+    far.send(b"z")
+    await until(lambda: len(seen) == 2)
+    assert loop.remove_reader(near) and seen == [b"y", b"z"]
+
+
+async def test_reader_takes_the_place_of_a_call(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    receiving = task(loop.sock_recv(near, 1))
+    await turns()
+    seen = []
+    loop.add_reader(near, lambda: seen.append(near.recv(1)))
+    far.send(b"x")
+    await until(lambda: seen)
+    assert not receiving.done()
+    receiving.cancel()
+    await asyncio.wait([receiving])
+    far.send(b"y")
+    await until(lambda: len(seen) == 2)  # the cancelled call left it alone
+    assert loop.remove_reader(near)
+
+
+async def test_removed_behind_its_back(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    receiving = task(loop.sock_recv(near, 1))
+    await turns()
+    assert loop.remove_reader(near) is True
+    assert loop.remove_reader(near) is False
+    far.send(b"x")
+    await turns(5)
+    assert not receiving.done()
+    receiving.cancel()
+    await asyncio.wait([receiving])
+    assert await loop.sock_recv(near, 1) == b"x"
+
+
+async def test_number_used_again():
+    """A closed socket's number is another's, whatever waited on it."""
+    loop = asyncio.get_running_loop()
+    numbers = set()
+    for _ in range(5):
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            numbers.add(near.fileno())
+            receiving = task(loop.sock_recv(near, 1))
+            await turns()
+            far.send(b"x")
+            assert await receiving == b"x"
+    assert len(numbers) == 1
+
+
+async def test_number_used_again_by_the_same_object(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    for _ in range(3):
+        receiving = task(loop.sock_recv(near, 1))
+        await turns()
+        far.send(b"x")
+        assert await receiving == b"x"
+        other, far2 = socket.socketpair()
+        with other:
+            other.setblocking(False)
+            os.dup2(other.fileno(), near.fileno())
+        far.close()
+        far = far2
+    far.close()
+
+
+async def test_duplicate_of_a_closed_socket_is_silent(pyloop_only):
+    """The kernel watches files, not numbers: no wake-ups for what is closed
+    here and lives on elsewhere."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    receiving = task(loop.sock_recv(near, 1))
+    await turns()
+    far.send(b"x")
+    await receiving
+    with near.dup(), far:
+        near.close()
+        far.send(b"y")
+        await turns()
+        polls = loop._counters()["polls"]
+        await asyncio.sleep(0.02)
+        assert loop._counters()["polls"] - polls < 20
+
+
+async def test_buffers_are_free_between_calls(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    buffer = bytearray(10)
+    receiving = task(loop.sock_recv_into(near, buffer))
+    await turns()
+    buffer += b"more"
+    far.send(pattern(14))
+    assert await receiving == 14 and buffer == pattern(14)
+    buffer.clear()
+    data = bytearray(20_000_000)
+    sending = task(loop.sock_sendall(near, data))
+    await turns()
+    assert not sending.done()
+    with pytest.raises(BufferError):
+        data.clear()
+    received = 0
+    while received < 20_000_000:
+        received += len(await loop.sock_recv(far, 1 << 20))
+    await sending
+    data.clear()
+
+
+async def test_sendall_of_items_that_are_not_bytes(pair, pyloop_only):
+    """asyncio counts items where send() counts bytes, and never ends."""
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    data = memoryview(pattern(1_000_000)).cast("I")
+    sending = task(loop.sock_sendall(near, data))
+    received = bytearray()
+    while len(received) < 1_000_000:
+        received += await loop.sock_recv(far, 1 << 20)
+    await sending
+    assert received == pattern(1_000_000)
+
+
+async def test_debug_mode_switched_on_meanwhile(pair):
+    loop = asyncio.get_running_loop()
+    near, far = pair
+    receiving = task(loop.sock_recv(near, 1))
+    sending = task(loop.sock_sendall(near, bytes(20_000_000)))
+    await turns()
+    loop.set_debug(True)
+    far.send(b"x")
+    received = 0
+    while received < 20_000_000:
+        received += len(await loop.sock_recv(far, 1 << 20))
+    assert await receiving == b"x"
+    await sending
+    loop.set_debug(False)
+
+
+def test_loop_closed_while_waiting(loop, pair):
+    near, far = pair
+
+    async def main():
+        waiting = task(loop.sock_recv(near, 1))
+        await turns()
+        return waiting
+
+    waiting = loop.run_until_complete(main())
+    waiting._log_destroy_pending = False
+    coroutine = waiting.get_coro()
+    loop.close()
+    del waiting
+    gc.collect()
+    coroutine.close()
+
+
+def test_unreferenced_task_waits_on(loop, pair):
+    """The loop keeps what waits for a socket."""
+    near, far = pair
+    received = []
+
+    async def receive():
+        received.append(await loop.sock_recv(near, 1))
+
+    async def main():
+        loop.create_task(receive())
+        await turns()
+        gc.collect()
+        far.send(b"x")
+        await until(lambda: received)
+
+    loop.run_until_complete(main())
+    assert received == [b"x"]
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="a GIL guards the loop's data")
+async def test_other_threads_are_refused(pair, pyloop_only):
+    loop = asyncio.get_running_loop()
+    near, _ = pair
+
+    def elsewhere():
+        coroutine = loop.sock_recv(near, 1)
+        try:
+            coroutine.send(None)
+        finally:
+            coroutine.close()
+
+    with pytest.raises(RuntimeError, match="Non-thread-safe operation"):
+        await asyncio.to_thread(elsewhere)
+
+
+async def test_unix_addresses(tmp_path):
+    loop = asyncio.get_running_loop()
+    for path in (str(tmp_path / "s"), b"\0pyloop-%d" % os.getpid()):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.setblocking(False)
+            listener.bind(path)
+            listener.listen()
+            accepting = task(loop.sock_accept(listener))
+            await turns()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                await loop.sock_connect(client, path)
+                server, address = await accepting
+                with server:
+                    assert address == client.getsockname() == ""
+                    assert server.family is socket.AF_UNIX
+                    await loop.sock_sendall(server, b"x")
+                    assert await loop.sock_recvfrom(client, 1) == (
+                        b"x",
+                        listener.getsockname(),
+                    )
+
+
+async def test_unix_datagrams(tmp_path):
+    loop = asyncio.get_running_loop()
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as near,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as far,
+    ):
+        near.setblocking(False)
+        far.setblocking(False)
+        far.bind(str(tmp_path / "far"))
+        await loop.sock_sendto(near, b"nameless", far.getsockname())
+        assert await loop.sock_recvfrom(far, 99) == (b"nameless", None)
+        near.bind(str(tmp_path / "near"))
+        await loop.sock_sendto(near, b"named", far.getsockname())
+        buffer = bytearray(9)
+        assert await loop.sock_recvfrom_into(far, buffer) == (
+            5,
+            str(tmp_path / "near"),
+        )
+
+
+async def test_ipv6():
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        listener.setblocking(False)
+        with socket.socket(socket.AF_INET6) as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, listener.getsockname()[:2])
+            server, address = await loop.sock_accept(listener)
+            with server:
+                assert address == client.getsockname()
+                assert server.getpeername() == client.getsockname()
+                assert server.type is socket.SOCK_STREAM
 
 
 async def test_full_pipe_of_sockets(pair):

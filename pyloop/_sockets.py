@@ -1,0 +1,96 @@
+"""loop.sock_*: asyncio's methods, by one system call where that suffices.
+
+Each method first has the C loop try (loop/sockops.c), which answers with the
+result, with a future when the call would block, or with NotImplemented when
+asyncio's own method is to do it: in debug mode, for a socket of another class
+and for arguments that are wrong.  asyncio's methods remain the reference for
+what is checked, and in which words.
+
+The future tells that the socket is ready and no more.  What has arrived stays
+in the socket until the coroutine that asked for it runs again, so that a
+cancellation loses nothing.
+"""
+
+import asyncio
+from asyncio import Future
+
+
+class SocketCalls(asyncio.SelectorEventLoop):
+    """The sock_ methods of pyloop.EventLoop."""
+
+    async def _until_ready(self, sock, waiter):
+        try:
+            await waiter
+        except BaseException:
+            self._stop_waiting(sock, waiter)
+            raise
+
+    async def sock_recv(self, sock, n):
+        """Receive up to n bytes."""
+        while type(data := self._try_recv(sock, n)) is Future:
+            try:  # _until_ready() without its frame
+                await data
+            except BaseException:
+                self._stop_waiting(sock, data)
+                raise
+        if data is NotImplemented:
+            data = await super().sock_recv(sock, n)
+        return data
+
+    async def sock_recv_into(self, sock, buf):
+        """Receive into a writable buffer; the number of bytes."""
+        while type(count := self._try_recv_into(sock, buf)) is Future:
+            await self._until_ready(sock, count)
+        if count is NotImplemented:
+            count = await super().sock_recv_into(sock, buf)
+        return count
+
+    async def sock_recvfrom(self, sock, bufsize):
+        """Receive a datagram; (bytes, address)."""
+        while type(pair := self._try_recvfrom(sock, bufsize)) is Future:
+            await self._until_ready(sock, pair)
+        if pair is NotImplemented:
+            pair = await super().sock_recvfrom(sock, bufsize)
+        return pair
+
+    async def sock_recvfrom_into(self, sock, buf, nbytes=0):
+        """Receive a datagram into a buffer; (number of bytes, address)."""
+        while (
+            type(pair := self._try_recvfrom_into(sock, buf, nbytes)) is Future
+        ):
+            await self._until_ready(sock, pair)
+        if pair is NotImplemented:
+            pair = await super().sock_recvfrom_into(sock, buf, nbytes)
+        return pair
+
+    async def sock_sendall(self, sock, data):
+        """Send all of data."""
+        sent = self._try_send(sock, data, 0)
+        if sent is None:
+            return
+        if sent is NotImplemented:
+            return await super().sock_sendall(sock, data)
+        # What is still to be sent must not change its size meanwhile.
+        with memoryview(data) as whole, whole.cast("B") as view:
+            while sent is not None:
+                await self._until_ready(sock, self._wait_writable(sock))
+                start, sent = sent, self._try_send(sock, view, sent)
+                if sent is NotImplemented:
+                    sent = await super().sock_sendall(sock, view[start:])
+
+    async def sock_accept(self, sock):
+        """Accept a connection; (socket, address)."""
+        while type(pair := self._try_accept(sock)) is Future:
+            await self._until_ready(sock, pair)
+        if pair is NotImplemented:
+            pair = await super().sock_accept(sock)
+        return pair
+
+    async def sock_connect(self, sock, address):
+        """Connect to an address."""
+        done = self._try_connect(sock, address)
+        while type(done) is Future:
+            await self._until_ready(sock, done)
+            done = self._finish_connect(sock, address)
+        if done is NotImplemented:
+            await super().sock_connect(sock, address)
