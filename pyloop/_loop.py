@@ -11,9 +11,9 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import events, sslproto, transports
+from asyncio import events, transports
 
-from pyloop import _child, _core
+from pyloop import _child, _core, _tls
 from pyloop._sockets import SocketCalls
 
 # The private names of asyncio that pyloop leans on, as (owner, name).  A test
@@ -52,7 +52,11 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_start_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_stop_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
+    ("asyncio.sslproto:SSLProtocol", "_do_write"),
     ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
+    ("asyncio.sslproto:SSLProtocol", "_process_outgoing"),
+    ("asyncio.sslproto", "SSLAgainErrors"),
+    ("asyncio.streams:StreamReaderProtocol", "_stream_reader"),
     ("asyncio.transports", "_FlowControlMixin"),
     (
         "asyncio.unix_events:_UnixSelectorEventLoop",
@@ -118,6 +122,7 @@ class EventLoop(_core.Loop, SocketCalls):
     def __init__(self):
         self._ssock = self._csock = None
         self._children = set()
+        self._tls_buffer = _tls.make_buffer()
         asyncio.SelectorEventLoop.__init__(self, _NoSelector(self))
 
     # -- running -------------------------------------------------------
@@ -244,7 +249,7 @@ class EventLoop(_core.Loop, SocketCalls):
         **timeouts,
     ):
         self._ensure_fd_no_transport(rawsock)
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = _tls.SSLProtocol(
             self,
             protocol,
             sslcontext,
@@ -255,6 +260,22 @@ class EventLoop(_core.Loop, SocketCalls):
         )
         self._make_stream(rawsock, ssl_protocol, None, extra, server)
         return ssl_protocol._app_transport
+
+    async def start_tls(
+        self, transport, protocol, sslcontext, *, server_side=False, **options
+    ):
+        """Continue a connection in TLS; the new transport."""
+        soon = self.call_soon(_tls.take_over, transport, protocol, server_side)
+        try:
+            return await super().start_tls(
+                transport,
+                protocol,
+                sslcontext,
+                server_side=server_side,
+                **options,
+            )
+        finally:
+            soon.cancel()
 
     def _start_serving(
         self,

@@ -1,3 +1,4 @@
+import array
 import asyncio
 import hashlib
 import socket
@@ -228,6 +229,205 @@ async def test_many_connections():
     await shut(server)
 
 
+# -- the end
+
+
+def tls_peer(sock, work):
+    """Handshake on a blocking socket in a thread, then work(tls)."""
+
+    def run():
+        sock.setblocking(True)
+        sock.settimeout(DEADLINE)
+        context = client_tls()
+        tls = context.wrap_socket(
+            sock,
+            server_hostname="localhost",
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+        with tls:
+            tls.do_handshake()
+            return work(tls)
+
+    return asyncio.to_thread(run)
+
+
+async def test_close_does_not_go_on_downloading():
+    """A peer that sends for ever does not keep a closed connection open."""
+    loop = asyncio.get_running_loop()
+
+    class Flood(Recorder):
+        paused = False
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.more()
+
+        def more(self):
+            if not self.paused and not self.lost.done():
+                self.transport.write(bytes(65536))
+                loop.call_soon(self.more)
+
+        def pause_writing(self):
+            self.paused = True
+
+        def resume_writing(self):
+            self.paused = False
+            loop.call_soon(self.more)
+
+    async with connected("tls", Recorder, Flood) as (near, far):
+        await near.receive(1_000_000)
+        before = len(near.received)
+        near.transport.close()
+        await near.lost
+        # What was in the BIO at the close at most.
+        assert len(near.received) - before <= 1 << 20
+        await far.lost
+
+
+@pytest.mark.parametrize("leaving", ["close", "reset", "half"])
+async def test_wait_closed_of_a_peer_that_goes_away(leaving):
+    """Without close_notify, before we close: nobody's error."""
+    done = asyncio.get_running_loop().create_future()
+
+    async def serve(reader, writer):
+        try:
+            writer.write(await reader.readexactly(1))
+            try:
+                assert await reader.read() == b""
+            except ConnectionResetError:
+                assert leaving == "reset"
+            writer.close()
+            await writer.wait_closed()
+        except BaseException as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+
+    server = await asyncio.start_server(
+        serve, "127.0.0.1", 0, ssl=server_tls()
+    )
+
+    def work(tls):
+        tls.send(b"x")
+        assert tls.recv(1) == b"x"
+        if leaving == "reset":
+            reset(socket.socket(fileno=tls.detach()))
+        elif leaving == "half":
+            plain = socket.socket(fileno=tls.detach())
+            with plain:
+                plain.settimeout(DEADLINE)
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(1000):
+                    pass
+
+    sock = socket.create_connection(server.sockets[0].getsockname())
+    await tls_peer(sock, work)
+    if leaving == "reset":
+        try:
+            await done
+        except ConnectionResetError:
+            pass
+    else:
+        await done
+    await shut(server)
+
+
+async def test_data_behind_close_notify_is_not_delivered():
+    """The end of the TLS stream is the end."""
+    loop = asyncio.get_running_loop()
+    peers = []
+    server = await loop.create_server(
+        lambda: peers.append(Recorder()) or peers[-1],
+        "127.0.0.1",
+        0,
+        ssl=server_tls(),
+    )
+
+    def work(tls):
+        tls.send(b"last words")
+        tls.settimeout(0)
+        try:
+            tls.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLError, OSError):
+            pass
+        plain = socket.socket(fileno=tls.detach())
+        with plain:
+            plain.settimeout(DEADLINE)
+            try:
+                plain.send(b"trailing")
+                while plain.recv(1000):
+                    pass
+            except ConnectionError:
+                pass
+
+    sock = socket.create_connection(server.sockets[0].getsockname())
+    await tls_peer(sock, work)
+    await until(lambda: peers)
+    await peers[0].lost
+    assert peers[0].received == b"last words"
+    assert peers[0].calls == ["made", "data", "eof", "lost"]
+    await shut(server)
+
+
+async def test_close_while_reading_is_paused():
+    async with connected("tls") as (near, far):
+        far.transport.pause_reading()
+        near.transport.write(bytes(1_000_000))
+        await turns(20)
+        far.transport.close()
+        await far.lost
+        assert len(far.received) == 0
+        await near.lost
+
+
+async def test_data_that_comes_with_the_end_of_the_handshake():
+    """The client's first record travels with its Finished."""
+    loop = asyncio.get_running_loop()
+    peers = []
+    server = await loop.create_server(
+        lambda: peers.append(Recorder()) or peers[-1],
+        "127.0.0.1",
+        0,
+        ssl=server_tls(),
+    )
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_tls().wrap_bio(
+        incoming, outgoing, server_hostname="localhost"
+    )
+    with socket.create_connection(server.sockets[0].getsockname()) as sock:
+        sock.setblocking(False)
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                if outgoing.pending:
+                    await loop.sock_sendall(sock, outgoing.read())
+                incoming.write(await loop.sock_recv(sock, 65536))
+        client.write(b"early")
+        await loop.sock_sendall(sock, outgoing.read())
+        await until(lambda: peers)
+        assert await peers[0].receive(5) == b"early"
+        assert peers[0].calls == ["made", "data"]
+        peers[0].transport.abort()
+        await peers[0].lost
+    await shut(server)
+
+
+async def test_views_of_any_kind_are_written_whole():
+    """Also those that count in larger items, and those of many records."""
+    words = array.array("I", range(50_000))
+    large = bytearray(pattern(300_000))
+    async with connected("tls") as (near, far):
+        near.transport.write(memoryview(words))
+        near.transport.write(large)
+        near.transport.write(memoryview(large)[10:])
+        expected = words.tobytes() + large + large[10:]
+        assert await far.receive(len(expected)) == expected
+        assert near.transport.get_write_buffer_size() == 0
+
+
 # -- start_tls
 
 
@@ -287,6 +487,87 @@ async def test_start_tls_of_streams():
     writer.close()
     await writer.wait_closed()
     await shut(server)
+
+
+async def test_start_tls_with_the_hello_already_buffered(pyloop_only):
+    """The client's hello came with the plain command. Older releases of
+    CPython leave it in the reader, and the handshake times out."""
+
+    async def serve(reader, writer):
+        assert await reader.readline() == b"STARTTLS\n"
+        # Read with the line, or in a turn after it.
+        await asyncio.sleep(0)
+        await writer.start_tls(server_tls(), ssl_handshake_timeout=5)
+        writer.write((await reader.readline()).upper())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    loop = asyncio.get_running_loop()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_tls().wrap_bio(
+        incoming, outgoing, server_hostname="localhost"
+    )
+    with socket.create_connection(server.sockets[0].getsockname()) as sock:
+        sock.setblocking(False)
+
+        async def step(call, *args):
+            while True:
+                try:
+                    return call(*args)
+                except ssl.SSLWantReadError:
+                    if outgoing.pending:
+                        await loop.sock_sendall(sock, outgoing.read())
+                    data = await loop.sock_recv(sock, 65536)
+                    assert data
+                    incoming.write(data)
+
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        await loop.sock_sendall(sock, b"STARTTLS\n" + outgoing.read())
+        await step(client.do_handshake)
+        client.write(b"secret\n")
+        await loop.sock_sendall(sock, outgoing.read())
+        assert await step(client.read, 100) == b"SECRET\n"
+    await shut(server)
+
+
+async def test_start_tls_while_writing_is_paused(pyloop_only):
+    """Who was told to pause is told to resume, once. asyncio fails an
+    assertion."""
+    loop = asyncio.get_running_loop()
+    near_plain, near, far_plain, far = await plain_pair(Recorder)
+    far_plain.pause_reading()
+    near_plain.set_write_buffer_limits(0)
+    total = 0
+    while "pause" not in near.calls:
+        near_plain.write(bytes(1 << 20))
+        total += 1 << 20
+        await turns(1)
+    upgrade = asyncio.ensure_future(
+        loop.start_tls(
+            near_plain, near, client_tls(), server_hostname="localhost"
+        )
+    )
+    await turns(5)
+    far_plain.resume_reading()
+    # Plain until there; the hello follows.
+    await far.until(lambda: len(far.received) > total)
+    hello = bytes(far.received[total:])
+    far_plain.pause_reading()
+    tls = asyncio.ensure_future(
+        loop.start_tls(far_plain, far, server_tls(), server_side=True)
+    )
+    await turns(1)
+    far_plain.get_protocol()._incoming.write(hello)
+    near.transport, far.transport = await asyncio.gather(upgrade, tls)
+    near.transport.write(b"secret")
+    await far.receive(total + len(hello) + 6)
+    assert near.calls.count("pause") == near.calls.count("resume") == 1
+    near.transport.close()
+    await near.lost
+    await far.lost
 
 
 async def test_start_tls_timeout():
