@@ -33,6 +33,7 @@ help:
 	@echo 'make test      run the tests (ARGS="-k name" goes to pytest)'
 	@echo 'make bench     compare loops (ARGS=--smoke for a quick pass)'
 	@echo 'make ctest     C tests of ring, heap and inbox, under sanitizers'
+	@echo 'make litmus    10^8 posts to a loop that sleeps and wakes (POSTS=)'
 	@echo 'make asan      the tests under AddressSanitizer; ubsan likewise'
 	@echo 'make fuzz      random programs under ASan (MINUTES=1)'
 	@echo 'make tsan      C tests, and with TSAN_PYTHON= the thread tests'
@@ -143,7 +144,24 @@ ctest-address,undefined ctest-thread: ctest-%:
 			-o "$$binary" $$(pkg-config --libs libuv) -pthread; \
 		"$$binary"; \
 		echo "$$test: ok ($*)"; \
-	done
+	done; \
+	$${CC:-cc} $(CTEST_FLAGS) -fsanitize=$* $$(pkg-config --cflags libuv) \
+		$(LITMUS) -o 'build/ctest-$*/litmus' \
+		$$(pkg-config --libs libuv) -pthread; \
+	'build/ctest-$*/litmus' 40000
+
+# The post's whole way (inbox, poller, wake-up), POSTS times from 4 threads
+# against a loop that falls asleep all the time.
+POSTS ?= 100000000
+LITMUS = tests/c/litmus.c loop/core.c loop/poller.c loop/wakeup.c
+.PHONY: litmus
+litmus:
+	@$(SETUP)
+	@mkdir -p build/litmus
+	@$${CC:-cc} $(filter-out -O1,$(CTEST_FLAGS)) -O2 \
+		$$(pkg-config --cflags libuv) $(LITMUS) -o build/litmus/litmus \
+		$$(pkg-config --libs libuv) -pthread
+	build/litmus/litmus $(POSTS)
 
 lint:
 	@$(SETUP) scripts/requirements-lint.txt

@@ -10,9 +10,12 @@
    more, then blocks; a producer pushes, then looks at the state.  All four
    are seq_cst, so at least one side sees the other: either the consumer
    finds the item, or the producer finds it asleep and has to wake it.  Of
-   many producers only the one that changes PL_ASLEEP to PL_WAKING does (one
-   wake-up a burst); it goes on to PL_AWAKE when the wake-up is sent, so that
-   whoever closes can wait for a wake-up under way. */
+   many producers only the one that changes PL_ASLEEP to PL_AWAKE does: one
+   wake-up a burst.  The wake-up itself comes after that change; a consumer
+   that has gone back to sleep by then wakes once for nothing, which is
+   better than waiting for a producer that may have lost its processor (then
+   a round trip took milliseconds).  `wakers` counts the producers in
+   between, so that whoever closes can wait for them. */
 
 #ifndef PL_INBOX_H
 #define PL_INBOX_H
@@ -31,13 +34,14 @@ typedef struct pl_link {
 enum pl_inbox_state {
     PL_AWAKE,
     PL_ASLEEP,    /* the consumer blocks or is about to */
-    PL_WAKING,    /* a producer is sending the wake-up */
+    PL_GONE,      /* closed: nobody is to be woken any more */
 };
 
 typedef struct {
     /* any thread, atomic */
     _Atomic(pl_link *) head;    /* newest first; or PL_INBOX_CLOSED */
     atomic_int state;
+    atomic_int wakers;          /* producers about to send a wake-up */
 } pl_inbox;
 
 #define PL_INBOX_CLOSED ((pl_link *)(void *)1)
@@ -54,29 +58,46 @@ pl_inbox_init(pl_inbox *inbox)
 {
     atomic_init(&inbox->head, NULL);
     atomic_init(&inbox->state, PL_AWAKE);
+    atomic_init(&inbox->wakers, 0);
 }
 
 /* Any thread, async-signal-safe: 1 when the consumer sleeps and this caller
-   has to wake it. */
+   has to wake it, and to call pl_inbox_woken afterwards. */
 static inline int
 pl_inbox_must_wake(pl_inbox *inbox)
 {
     int asleep = PL_ASLEEP;
 
     /* partner: pl_inbox_sleep */
-    return atomic_load_explicit(&inbox->state, memory_order_seq_cst) ==
-               PL_ASLEEP &&
-           atomic_compare_exchange_strong_explicit(
-               &inbox->state, &asleep, PL_WAKING, memory_order_seq_cst,
-               memory_order_relaxed);
+    if (atomic_load_explicit(&inbox->state, memory_order_seq_cst) != PL_ASLEEP)
+    {
+        return 0;
+    }
+    /* Counted before the state changes: partner pl_inbox_waking, which looks
+       after the state is PL_GONE. */
+    atomic_fetch_add_explicit(&inbox->wakers, 1, memory_order_seq_cst);
+    if (atomic_compare_exchange_strong_explicit(&inbox->state, &asleep,
+                                                PL_AWAKE, memory_order_seq_cst,
+                                                memory_order_seq_cst))
+    {
+        return 1;
+    }
+    atomic_fetch_sub_explicit(&inbox->wakers, 1, memory_order_release);
+    return 0;
 }
 
 /* The wake-up was sent, or could not be: then the next producer tries. */
 static inline void
 pl_inbox_woken(pl_inbox *inbox, int sent)
 {
-    atomic_store_explicit(&inbox->state, sent ? PL_AWAKE : PL_ASLEEP,
-                          memory_order_release);
+    int awake = PL_AWAKE;
+
+    if (!sent) {
+        (void)atomic_compare_exchange_strong_explicit(
+            &inbox->state, &awake, PL_ASLEEP, memory_order_relaxed,
+            memory_order_relaxed);
+    }
+    atomic_fetch_sub_explicit(&inbox->wakers, 1, memory_order_release);
 }
 
 /* Any thread, async-signal-safe.  Pushes the chain first … last, linked
@@ -151,43 +172,34 @@ pl_inbox_close(pl_inbox *inbox)
     pl_link *head = atomic_exchange_explicit(&inbox->head, PL_INBOX_CLOSED,
                                              memory_order_acq_rel);
 
+    atomic_store_explicit(&inbox->state, PL_GONE, memory_order_seq_cst);
     return head == PL_INBOX_CLOSED ? NULL : pl_inbox_reverse(head);
 }
 
-/* Consumer: 1 when it may block now, 0 when something has arrived (or a
-   producer is just ending its last wake-up: try again). */
+/* Consumer: 1 when it may block now, 0 when something has arrived. */
 static inline int
 pl_inbox_sleep(pl_inbox *inbox)
 {
-    int awake = PL_AWAKE;
-
-    if (!atomic_compare_exchange_strong_explicit(
-            &inbox->state, &awake, PL_ASLEEP, memory_order_seq_cst,
-            memory_order_relaxed))
-    {
+    if (atomic_load_explicit(&inbox->head, memory_order_relaxed) != NULL) {
         return 0;
     }
-    /* partner: pl_inbox_push_chain */
+    /* partner: pl_inbox_must_wake, after pl_inbox_push_chain */
+    atomic_store_explicit(&inbox->state, PL_ASLEEP, memory_order_seq_cst);
     return atomic_load_explicit(&inbox->head, memory_order_seq_cst) == NULL;
 }
 
-/* Consumer: awake again, whatever pl_inbox_sleep said. */
+/* Consumer, not closed: awake again, whatever pl_inbox_sleep said. */
 static inline void
 pl_inbox_wake(pl_inbox *inbox)
 {
-    int asleep = PL_ASLEEP;
-
-    (void)atomic_compare_exchange_strong_explicit(
-        &inbox->state, &asleep, PL_AWAKE, memory_order_relaxed,
-        memory_order_relaxed);
+    atomic_store_explicit(&inbox->state, PL_AWAKE, memory_order_relaxed);
 }
 
 /* Consumer, after pl_inbox_close: is a wake-up still under way? */
 static inline int
 pl_inbox_waking(pl_inbox *inbox)
 {
-    return atomic_load_explicit(&inbox->state, memory_order_acquire) ==
-           PL_WAKING;
+    return atomic_load_explicit(&inbox->wakers, memory_order_seq_cst) != 0;
 }
 
 #endif

@@ -12,6 +12,7 @@ import sys as _sys
 from typing import TYPE_CHECKING
 
 from pyloop._loop import EventLoop
+from pyloop._threads import run_coroutine_threadsafe
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,6 +31,7 @@ __all__ = (
     "install",
     "new_event_loop",
     "run",
+    "run_coroutine_threadsafe",
 )
 
 

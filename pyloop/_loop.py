@@ -29,6 +29,7 @@ STDLIB_NAMES = (
     ("asyncio.base_events", "_format_handle"),
     ("asyncio.constants", "_SendfileMode"),
     ("asyncio.events:Handle", "_repr_info"),
+    ("asyncio.futures", "_convert_future_exc"),
     ("asyncio.format_helpers", "_format_callback_source"),
     ("asyncio.base_events:BaseEventLoop", "_sendfile_fallback"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_add_reader"),
@@ -107,7 +108,7 @@ class _Key:
 class _FlowControlled:
     """A stream transport where asyncio wants its own mixin to be a base."""
 
-    __class__ = transports._FlowControlMixin
+    __class__ = transports._FlowControlMixin  # type: ignore[assignment]
 
     def __init__(self, stream):
         self._stream = stream

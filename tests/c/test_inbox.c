@@ -87,10 +87,9 @@ test_one_wake_up_a_burst(void)
     CHECK(pl_inbox_waking(&inbox));
     CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_DONE);
     pl_inbox_wake(&inbox);
-    CHECK(!pl_inbox_sleep(&inbox)); /* its wake-up is still under way */
+    CHECK(!pl_inbox_sleep(&inbox)); /* there is work: no sleep */
     pl_inbox_woken(&inbox, 1);
     CHECK(!pl_inbox_waking(&inbox));
-    CHECK(!pl_inbox_sleep(&inbox)); /* there is work: no sleep */
     pl_inbox_wake(&inbox);
     CHECK(pl_inbox_push(&inbox, &items[2].link) == PL_PUSH_DONE);
     CHECK(pl_inbox_take(&inbox) == &items[0].link);
@@ -98,6 +97,28 @@ test_one_wake_up_a_burst(void)
     pl_inbox_wake(&inbox); /* woken by something else */
     CHECK(pl_inbox_push(&inbox, &items[3].link) == PL_PUSH_DONE);
     CHECK(pl_inbox_take(&inbox) == &items[3].link);
+}
+
+/* The consumer is not kept from its sleep by a slow producer, whose wake-up
+   then ends that sleep. */
+static void
+test_sleep_with_a_wake_up_under_way(void)
+{
+    item items[2] = {0};
+    pl_inbox inbox;
+
+    pl_inbox_init(&inbox);
+    CHECK(pl_inbox_sleep(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[0].link) == PL_PUSH_WAKE);
+    pl_inbox_wake(&inbox);
+    CHECK(pl_inbox_take(&inbox) == &items[0].link);
+    CHECK(pl_inbox_sleep(&inbox));
+    CHECK(pl_inbox_waking(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_WAKE);
+    pl_inbox_woken(&inbox, 1);
+    CHECK(pl_inbox_waking(&inbox)); /* the other's */
+    pl_inbox_woken(&inbox, 1);
+    CHECK(!pl_inbox_waking(&inbox));
 }
 
 /* A wake-up without work, as a signal handler sends it. */
@@ -151,6 +172,7 @@ test_close(void)
     CHECK(pl_inbox_take(&inbox) == NULL);
     CHECK(pl_inbox_close(&inbox) == NULL);
     CHECK(!pl_inbox_sleep(&inbox)); /* nobody would end it */
+    CHECK(!pl_inbox_must_wake(&inbox));
 }
 
 /* -- with threads ------------------------------------------------------- */
@@ -291,6 +313,7 @@ main(void)
     test_order();
     test_chain();
     test_one_wake_up_a_burst();
+    test_sleep_with_a_wake_up_under_way();
     test_bare_wake_up();
     test_wake_up_that_fails();
     test_close();
