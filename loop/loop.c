@@ -533,6 +533,8 @@ static PyMethodDef loop_methods[] = {
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
     {"_counters", (PyCFunction)loop_counters, METH_NOARGS, NULL},
     {"_resolve", FAST(loop_resolve), NULL},
+    {"_resolve_address", FAST(loop_resolve_address), NULL},
+    {"_getaddrinfo", FAST(loop_numeric_getaddrinfo), NULL},
     {"_make_stream", FAST(loop_make_stream), NULL},
     {"_listen", FAST(loop_listen), NULL},
     {"_stop_listening", (PyCFunction)loop_stop_listening, METH_O, NULL},

@@ -193,6 +193,12 @@ PyObject *loop_finish_connect(PlLoop *self, PyObject *const *args,
 void pl_resolve_abandon(PlLoop *loop);
 int pl_resolve_traverse(PlLoop *loop, visitproc visit, void *arg);
 PyObject *loop_resolve(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *loop_resolve_address(PlLoop *self, PyObject *const *args,
+                               Py_ssize_t nargs);
+PyObject *loop_numeric_getaddrinfo(PlLoop *self, PyObject *const *args,
+                                   Py_ssize_t nargs);
+/* The enum members that state->families and kinds hold. */
+int pl_dns_enums(pl_state *st);
 
 /* error.c */
 /* Reports the raised exception as asyncio's handle does: 0, or -1 with it

@@ -78,7 +78,7 @@ module_exec(PyObject *module)
     st->socket_fileno = PyObject_GetAttr(st->socket_base, st->str_fileno);
     if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
         st->loop_kwnames == NULL || st->socket_fileno == NULL ||
-        server_takes_transport(st) < 0)
+        server_takes_transport(st) < 0 || pl_dns_enums(st) < 0)
     {
         return -1;
     }
@@ -112,6 +112,12 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->ensure_fd_no_transport);
     Py_VISIT(st->loop_kwnames);
     Py_VISIT(st->socket_fileno);
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        Py_VISIT(st->families[i]);
+    }
+    for (int i = 0; i < PL_KINDS; i++) {
+        Py_VISIT(st->kinds[i]);
+    }
 #define X(field, name, attribute) Py_VISIT(st->field);
     PL_IMPORTS(X)
 #undef X
@@ -138,6 +144,12 @@ module_clear(PyObject *module)
     Py_CLEAR(st->ensure_fd_no_transport);
     Py_CLEAR(st->loop_kwnames);
     Py_CLEAR(st->socket_fileno);
+    for (int i = 0; i < PL_FAMILIES; i++) {
+        Py_CLEAR(st->families[i]);
+    }
+    for (int i = 0; i < PL_KINDS; i++) {
+        Py_CLEAR(st->kinds[i]);
+    }
 #define X(field, name, attribute) Py_CLEAR(st->field);
     PL_IMPORTS(X)
 #undef X

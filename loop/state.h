@@ -6,6 +6,8 @@
 #ifndef PL_STATE_H
 #define PL_STATE_H
 
+#include <sys/socket.h>
+
 #include "compat.h"
 
 /* X(name): interned as st->str_<name>. */
@@ -91,11 +93,16 @@
     X(future_type, "asyncio.futures", "Future")                               \
     X(task_type, "asyncio.tasks", "Task")                                     \
     X(gaierror, "socket", "gaierror")                                         \
+    X(address_family, "socket", "AddressFamily")                              \
+    X(socket_kind, "socket", "SocketKind")                                    \
     X(selector_loop, "asyncio.selector_events", "BaseSelectorEventLoop")      \
     X(selector_transport, "asyncio.selector_events",                          \
       "_SelectorSocketTransport")                                             \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
     X(getframe, "sys", "_getframe")
+
+#define PL_FAMILIES (AF_INET6 + 1)
+#define PL_KINDS (SOCK_SEQPACKET + 1)
 
 typedef struct {
     /* set once */
@@ -114,6 +121,8 @@ typedef struct {
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */
     PyObject *loop_kwnames;                 /* ("loop",) */
     PyObject *socket_fileno;                /* _socket.socket's method */
+    PyObject *families[PL_FAMILIES];        /* AddressFamily members */
+    PyObject *kinds[PL_KINDS];              /* SocketKind members */
     int attach_takes_transport;             /* Server._attach(transport) */
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)

@@ -14,6 +14,7 @@ import threading
 from asyncio import events, transports
 
 from pyloop import _child, _core, _tls
+from pyloop._names import NameCalls
 from pyloop._sockets import SocketCalls
 
 # The private names of asyncio that pyloop leans on, as (owner, name).  A test
@@ -117,7 +118,7 @@ class _FlowControlled:
         return getattr(self._stream, name)
 
 
-class EventLoop(_core.Loop, SocketCalls):
+class EventLoop(_core.Loop, SocketCalls, NameCalls):
     """An asyncio event loop; every method of the running version's loop."""
 
     def __init__(self):
@@ -406,44 +407,6 @@ class EventLoop(_core.Loop, SocketCalls):
             raise
         return transport
 
-    # -- names ---------------------------------------------------------
-
-    async def getaddrinfo(
-        self, host, port, *, family=0, type=0, proto=0, flags=0
-    ):
-        """socket.getaddrinfo(), numeric hosts at once, names on a thread."""
-        if _numeric_family(host):
-            return socket.getaddrinfo(host, port, family, type, proto, flags)
-        request = None if self._debug else _encode(host, port)
-        if request is None:
-            return await super().getaddrinfo(
-                host,
-                port,
-                family=family,
-                type=type,
-                proto=proto,
-                flags=flags,
-            )
-        future = self.create_future()
-        self._resolve(future, *request, family, type, proto, flags)
-        return [
-            (
-                _as_enum(af, socket.AddressFamily),
-                _as_enum(kind, socket.SocketKind),
-                number,
-                name,
-                address,
-            )
-            for af, kind, number, name, address in await future
-        ]
-
-
-def _as_enum(value, enum):
-    try:
-        return enum(value)
-    except ValueError:
-        return value
-
 
 def _numeric_family(host):
     """The family of an address that needs no look-up, else 0."""
@@ -461,20 +424,3 @@ def _numeric_family(host):
 def _wake(future):
     if not future.done():
         future.set_result(None)
-
-
-def _encode(host, port):
-    """(host, port) as bytes or None; None for what asyncio should refuse."""
-    try:
-        if isinstance(host, str):
-            host = host.encode("idna")
-        if isinstance(port, int):
-            port = b"%d" % port
-        elif isinstance(port, str):
-            port = port.encode()
-    except UnicodeError:
-        return None
-    for text in (host, port):
-        if not (text is None or isinstance(text, bytes) and b"\0" not in text):
-            return None
-    return host, port

@@ -2,7 +2,7 @@ import asyncio
 import socket
 
 import pytest
-from support import async_error, has_ipv6, turns
+from support import async_error, turns
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -66,6 +66,39 @@ QUESTIONS = [
     (("127.0.0.1", 80), {"flags": 1 << 30}),
     (("127.0.0.1", 80), {"type": STREAM, "proto": socket.IPPROTO_UDP}),
     (("127.0.0.1", 80), {"family": "x"}),
+    (("127.0.0.1", 80), {"family": socket.AF_UNIX}),
+    (("127.0.0.1", 80), {"family": 2**40}),
+    (("127.0.0.1", 80), {"flags": socket.AI_ADDRCONFIG}),
+    (("127.0.0.1", 80), {"family": 10, "flags": socket.AI_V4MAPPED}),
+    (("127.0.0.1", 80), {"type": socket.SOCK_RAW}),
+    (("127.0.0.1", 80), {"type": socket.SOCK_SEQPACKET}),
+    (("127.0.0.1", True), {"type": STREAM}),
+    (("127.0.0.1", "080"), {"type": STREAM}),
+    (("127.0.0.1", " 80"), {"type": STREAM}),
+    (("127.0.0.1", "80x"), {"type": STREAM}),
+    (("127.0.0.1", "-1"), {"type": STREAM}),
+    (("127.0.0.1", "99999"), {"type": STREAM}),
+    (("127.0.0.1", b""), {"type": STREAM}),
+    (("127.0.0.1", b"8\x000"), {"type": STREAM}),
+    (("127.0.0.1", "８０"), {"type": STREAM}),
+    (("１２７.0.0.1", 80), {"type": STREAM}),
+    (("127。0。0。1", 80), {"type": STREAM}),
+    (("127.0.0.1.", 80), {"type": STREAM}),
+    (("127.0.0.256", 80), {"type": STREAM}),
+    ((bytearray(b"127.0.0.1"), 80), {"type": STREAM}),
+    ((b"127.0.0.1\0", 80), {"type": STREAM}),
+    ((type("Name", (str,), {})("127.0.0.1"), 80), {"type": STREAM}),
+    (("*", 80), {"type": STREAM}),
+    ((b"::1", b"80"), {}),
+    (("::1", 80), {"type": STREAM, "flags": socket.AI_CANONNAME}),
+    (("[::1]", 80), {"type": STREAM}),
+    (("fe80::1%1", 80), {"type": STREAM}),
+    (("fe80::1%99999", 80), {"type": STREAM}),
+    (("fe80::1%", 80), {"type": STREAM}),
+    ((b"fe80::1%lo", 80), {"type": DGRAM}),
+    ((None, 80), {"family": socket.AF_INET6, "type": STREAM}),
+    ((None, "http"), {"type": STREAM}),
+    ((None, None), {"flags": socket.AI_NUMERICHOST}),
 ]
 
 
@@ -91,6 +124,20 @@ async def test_same_answer_as_the_socket_module(args, kwargs):
         assert answer == expected
         assert classes(answer) == classes(expected)
         assert type(answer) is list
+
+
+async def test_nothing_to_look_up_takes_no_turn(pyloop_only):
+    """… and no thread of the executor, as it does in asyncio."""
+    loop = asyncio.get_running_loop()
+    turned = []
+    loop.call_soon(turned.append, 1)
+    await loop.getaddrinfo("127.0.0.1", 80)
+    await loop.getaddrinfo(b"::1", "80")
+    await loop.getaddrinfo(None, 80)
+    await loop.getnameinfo(
+        ("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+    )
+    assert not turned
 
 
 async def test_unknown_keyword():
@@ -147,26 +194,94 @@ def test_loop_closed_with_a_look_up_under_way(loop):
         pass
 
 
-async def test_getnameinfo():
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        0,
+        NUMERIC,
+        socket.NI_NUMERICHOST,
+        socket.NI_NUMERICSERV,
+        NUMERIC | socket.NI_NAMEREQD,
+        NUMERIC | socket.NI_DGRAM,
+        1 << 20,
+        -1,
+        2**80,
+        "0",
+    ],
+    ids=ascii,
+)
+async def test_getnameinfo(flags):
     loop = asyncio.get_running_loop()
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    addresses = [("127.0.0.1", 80)]
-    if has_ipv6():
-        addresses.append(("::1", 80, 0, 0))
-    for address in addresses:
-        for flags in (0, numeric, socket.NI_NUMERICHOST):
+    for address in (
+        ("127.0.0.1", 80),
+        ("127.0.0.1", 0),
+        ("127.0.0.1", 65535),
+        ("::1", 80),
+        ("::1", 80, 0, 0),
+        ("::1", 80, 1, 0),
+        ("::1", 80, 1 << 20, 0),
+        ("fe80::1", 80, 0, 1),
+        ("fe80::1%lo", 80),
+        ("127.0.0.1", 80, 0, 0),
+        ("localhost", 80),
+        ("127.0.0.1",),
+        ("127.0.0.1", -1),
+        ("127.0.0.1", 1 << 16),
+        ("127.0.0.1", 1 << 80),
+        ("127.0.0.1", "80"),
+        (b"127.0.0.1", 80),
+        ("127.0.0.1\0", 80),
+        ["127.0.0.1", 80],
+        (),
+        5,
+        None,
+    ):
+        try:
             expected = await asyncio.to_thread(
                 socket.getnameinfo, address, flags
             )
-            assert await loop.getnameinfo(address, flags) == expected
-    for address in (("localhost", 80), ("127.0.0.1",), 5, ("127.0.0.1", -1)):
-        try:
-            expected = await asyncio.to_thread(socket.getnameinfo, address, 0)
         except Exception as exc:
-            kind, _ = await async_error(loop.getnameinfo(address))
+            kind, text = await async_error(loop.getnameinfo(address, flags))
             assert kind is type(exc)
+            assert text == str(exc)
         else:
-            assert await loop.getnameinfo(address) == expected
+            assert await loop.getnameinfo(address, flags) == expected
+
+
+async def test_many_names_at_once():
+    loop = asyncio.get_running_loop()
+    expected = socket.getnameinfo(("127.0.0.1", 80), 0)
+    answers = await asyncio.gather(
+        *[loop.getnameinfo(("127.0.0.1", 80)) for _ in range(50)]
+    )
+    assert answers == [expected] * 50
+
+
+async def test_cancelled_getnameinfo():
+    loop = asyncio.get_running_loop()
+    for steps in range(4):
+        task = asyncio.ensure_future(loop.getnameinfo(("127.0.0.1", 80)))
+        await turns(steps)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_loop_closed_with_a_name_under_way(loop):
+    async def main():
+        task = asyncio.ensure_future(loop.getnameinfo(("127.0.0.1", 80)))
+        await turns(2)
+        return task
+
+    task = loop.run_until_complete(main())
+    task._log_destroy_pending = False
+    loop.close()
+    try:
+        task.get_coro().close()
+    except RuntimeError:
+        pass
 
 
 def test_debug_mode(loop):
