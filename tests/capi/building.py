@@ -1,14 +1,18 @@
 """Builds the clients of include/ as a user would: with the interpreter's
 compiler and the directory that pyloop.get_include() names."""
 
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+
+import pytest
 
 import pyloop
 
@@ -18,6 +22,18 @@ BUILD = os.path.join(os.path.dirname(os.path.dirname(HERE)), "build", "capi")
 
 def compiler(variable="CC"):
     return shlex.split(sysconfig.get_config_var(variable))
+
+
+def run(command, **options):
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
 
 
 def built(command, sources, target):
@@ -37,14 +53,7 @@ def built(command, sources, target):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(path):
             partial = path + ".partial"
-            done = subprocess.run(
-                [*command, "-o", partial],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            if done.returncode != 0:
-                raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}")
+            run([*command, "-o", partial])
             os.rename(partial, path)
     return path
 
@@ -81,3 +90,62 @@ def c_client():
         "client.c",
         flags=("-std=c99", "-D_GNU_SOURCE", "-Wall", "-Wno-unused-parameter"),
     )
+
+
+def cpp_client():
+    command = compiler("CXX") or ["c++"]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no C++ compiler: {command[0]}")
+    return extension(
+        "cpp_client",
+        "client.cpp",
+        compiler_variable="CXX",
+        flags=("-std=c++17", "-Wall", "-Wextra"),
+    )
+
+
+def cython_client():
+    try:
+        import Cython
+    except ImportError:
+        pytest.skip("no Cython for this interpreter")
+    source = os.path.join(HERE, "client.pyx")
+    command = [sys.executable, "-m", "cython", "-Werror"]
+    command += ["--module-name", "cython_client", "-I", pyloop.get_include()]
+    made = built(
+        [*command, source], [source, Cython.__file__], "cython_client.c"
+    )
+    flags = ("-Wall", "-Wno-unused-function")
+    return extension("cython_client", made, flags=flags)
+
+
+RUST_FUNCTIONS = {
+    "burst": [ctypes.py_object, ctypes.c_uint32, ctypes.c_uint32]
+    + [ctypes.py_object],
+    "calls": [ctypes.py_object, ctypes.py_object, ctypes.c_uint32],
+    "doubled": [ctypes.py_object, ctypes.c_long],
+    "init": [],
+    "layout": [],
+}
+
+
+def rust_client():
+    """One library for all interpreters; it finds their functions when it is
+    loaded. PyDLL calls it attached and raises what it leaves."""
+    if shutil.which("cargo") is None:
+        pytest.skip("no cargo")
+    target = os.path.join(BUILD, "cargo")
+    command = ["cargo", "build", "--release", "--offline", "--locked"]
+    command += ["--target-dir", target]
+    run(command, cwd=os.path.join(HERE, "rust_client"))
+    path = os.path.join(target, "release", "librust_client.so")
+    library = ctypes.PyDLL(path)
+    for name in (
+        "burst join counts calls calls_left calls_outcome doubled hold"
+        " is_alive post init layout"
+    ).split():
+        function = getattr(library, name)
+        function.restype = ctypes.py_object
+        function.argtypes = RUST_FUNCTIONS.get(name, [ctypes.py_object])
+    library.init()
+    return library

@@ -11,6 +11,8 @@ import pyloop
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+pytest.register_assert_rewrite("contract")
+
 import building  # noqa: E402
 
 

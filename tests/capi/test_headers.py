@@ -1,6 +1,7 @@
 """The installed headers, by themselves."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -10,7 +11,18 @@ import pyloop
 
 def test_get_include_names_the_headers():
     names = set(os.listdir(pyloop.get_include()))
-    assert {"pyloop.h", "pyloop_import.h"} <= names
+    assert {"pyloop.h", "pyloop_import.h", "pyloop.pxd"} <= names
+
+
+def test_pxd_has_all_of_the_header():
+    def words(name):
+        with open(os.path.join(pyloop.get_include(), name)) as file:
+            text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
+        return set(
+            re.findall(r"\b(?:pyloop|PYLOOP)_\w+|\(\*\w+\)(?=\()", text)
+        )
+
+    assert words("pyloop.h") - words("pyloop.pxd") <= {"PYLOOP_H"}
 
 
 @pytest.mark.parametrize(
