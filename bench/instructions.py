@@ -113,6 +113,32 @@ async def echo(loop, n: int) -> None:
     server.close()
 
 
+async def datagram(loop, n: int) -> None:
+    """1 KiB by UDP to an endpoint on the loop, received and answered"""
+    done = loop.create_future()
+
+    class Answer(asyncio.DatagramProtocol):
+        left = n
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def datagram_received(self, data, addr):
+            self.left -= 1
+            if self.left > 0:
+                self.transport.sendto(data, addr)
+            elif not done.done():
+                done.set_result(None)
+
+    transport, _ = await loop.create_datagram_endpoint(
+        Answer, local_addr=("127.0.0.1", 0)
+    )
+    for _ in range(16):
+        transport.sendto(bytes(1024), transport.get_extra_info("sockname"))
+    await done
+    transport.close()
+
+
 KINDS = {  # operation: the two sizes
     call_soon: (2_000, 12_000),
     chain: (2_000, 12_000),
@@ -120,6 +146,7 @@ KINDS = {  # operation: the two sizes
     timer_fire: (2_000, 12_000),
     timer_cancel: (2_000, 12_000),
     echo: (300, 1_500),
+    datagram: (300, 1_500),
 }
 
 

@@ -59,6 +59,15 @@ PyLong_AsInt(PyObject *obj)
 #endif
 
 #define PL_EAGER_TASKS (PY_VERSION_HEX >= 0x030C0000)
+/* DatagramTransport.sendto(): empty ones are sent, and each counts in the
+   buffer's size with a header, since 3.13. */
+#if PY_VERSION_HEX < 0x030D0000
+#define PL_DATAGRAM_EMPTY 0
+#define PL_DATAGRAM_HEADER 0
+#else
+#define PL_DATAGRAM_EMPTY 1
+#define PL_DATAGRAM_HEADER 8
+#endif
 
 #ifdef Py_GIL_DISABLED
 #define PL_FREE_THREADED 1

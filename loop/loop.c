@@ -3,6 +3,7 @@
 #include "handle.h"
 #include "native.h"
 #include "stream.h"
+#include "udp.h"
 
 #include <structmember.h>
 
@@ -312,6 +313,18 @@ loop_dealloc(PlLoop *self)
     Py_DECREF(type);
 }
 
+char *
+pl_loop_read_buffer(PlLoop *loop)
+{
+    if (loop->read_buffer == NULL) {
+        loop->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
+        if (loop->read_buffer == NULL) {
+            PyErr_NoMemory();
+        }
+    }
+    return loop->read_buffer;
+}
+
 /* -- attributes -------------------------------------------------------- */
 
 /* time() replaced on the instance drives the timers too. */
@@ -536,6 +549,7 @@ static PyMethodDef loop_methods[] = {
     {"_resolve_address", FAST(loop_resolve_address), NULL},
     {"_getaddrinfo", FAST(loop_numeric_getaddrinfo), NULL},
     {"_make_stream", FAST(loop_make_stream), NULL},
+    {"_make_datagram", FAST(loop_make_datagram), NULL},
     {"_listen", FAST(loop_listen), NULL},
     {"_stop_listening", (PyCFunction)loop_stop_listening, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -76,6 +76,8 @@ struct PlLoop {
 };
 
 int pl_loop_type(PyObject *module, pl_state *st);
+/* PL_READ_BUFFER bytes for one read; NULL and MemoryError. */
+char *pl_loop_read_buffer(PlLoop *loop);
 
 /* sched.c */
 int64_t pl_now_ns(void);

@@ -4,6 +4,7 @@
 #include "handle.h"
 #include "native.h"
 #include "stream.h"
+#include "udp.h"
 
 static int
 import_attribute(PyObject **field, const char *module, const char *attribute)
@@ -87,7 +88,7 @@ module_exec(PyObject *module)
                    pl_listener_type(module, st) < 0 ||
                    pl_watcher_type(module, st) < 0 ||
                    pl_native_protocol_types(module, st) < 0 ||
-                   pl_capi_add(module) < 0
+                   pl_datagram_type(module, st) < 0 || pl_capi_add(module) < 0
                ? -1
                : 0;
 }
@@ -107,6 +108,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->WatcherType);
     Py_VISIT(st->NativeProtocolType);
     Py_VISIT(st->NativeFactoryType);
+    Py_VISIT(st->DatagramType);
     Py_VISIT(st->asyncio_threadsafe_handle);
     Py_VISIT(st->create_task);
     Py_VISIT(st->ensure_fd_no_transport);
@@ -139,6 +141,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->WatcherType);
     Py_CLEAR(st->NativeProtocolType);
     Py_CLEAR(st->NativeFactoryType);
+    Py_CLEAR(st->DatagramType);
     Py_CLEAR(st->asyncio_threadsafe_handle);
     Py_CLEAR(st->create_task);
     Py_CLEAR(st->ensure_fd_no_transport);

@@ -18,6 +18,7 @@
     X(_process_self_data)                                                     \
     X(_read_ready)                                                            \
     X(_run)                                                                   \
+    X(_sendto_ready)                                                          \
     X(_start_serving)                                                         \
     X(_transports)                                                            \
     X(_write_ready)                                                           \
@@ -35,11 +36,13 @@
     X(create_future)                                                          \
     X(data)                                                                   \
     X(data_received)                                                          \
+    X(datagram_received)                                                      \
     X(debug)                                                                  \
     X(detach)                                                                 \
     X(done)                                                                   \
     X(eager_start)                                                            \
     X(eof_received)                                                           \
+    X(error_received)                                                         \
     X(exception)                                                              \
     X(family)                                                                 \
     X(fileno)                                                                 \
@@ -77,6 +80,7 @@
     X(asyncio_protocol, "asyncio.protocols", "Protocol")                      \
     X(asyncio_timer_handle, "asyncio.events", "TimerHandle")                  \
     X(asyncio_transport, "asyncio.transports", "Transport")                   \
+    X(asyncio_datagram_transport, "asyncio.transports", "DatagramTransport")  \
     X(buffered_protocol, "asyncio.protocols", "BufferedProtocol")             \
     X(cancelled_error, "asyncio.exceptions", "CancelledError")                \
     X(ensure_future, "asyncio.tasks", "ensure_future")                        \
@@ -116,6 +120,7 @@ typedef struct {
     PyTypeObject *WatcherType;
     PyTypeObject *NativeProtocolType;
     PyTypeObject *NativeFactoryType;
+    PyTypeObject *DatagramType;
     PyObject *asyncio_threadsafe_handle;    /* 3.14+, else Handle */
     PyObject *create_task;                  /* BaseEventLoop's */
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */

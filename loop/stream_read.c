@@ -133,19 +133,6 @@ adapt_read_size(PlStream *self, uint32_t n)
     }
 }
 
-static int
-ensure_read_buffer(PlLoop *loop)
-{
-    if (loop->read_buffer == NULL) {
-        loop->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
-        if (loop->read_buffer == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-    }
-    return 0;
-}
-
 /* New ref to the bytes read; NULL with *status set when there are none. */
 static PyObject *
 read_bytes(PlStream *self, int *status)
@@ -163,7 +150,7 @@ read_bytes(PlStream *self, int *status)
         n = recv(self->fd, PyBytes_AS_STRING(data), self->read_size, 0);
     }
     else {
-        if (ensure_read_buffer(loop) < 0) {
+        if (pl_loop_read_buffer(loop) == NULL) {
             goto no_memory;
         }
         n = recv(self->fd, loop->read_buffer, PL_READ_BUFFER, 0);
@@ -229,11 +216,12 @@ pl_stream_read_raw(PlTransport *transport,
 {
     PlStream *self = (PlStream *)transport;
 
-    if (ensure_read_buffer(self->loop) < 0) {
+    char *buffer = pl_loop_read_buffer(self->loop);
+
+    if (buffer == NULL) {
         return pl_transport_fatal(transport,
                                   "Fatal read error on socket transport");
     }
-    char *buffer = self->loop->read_buffer;
     ssize_t n = recv(self->fd, buffer, PL_READ_BUFFER, 0);
 
     if (n <= 0) {

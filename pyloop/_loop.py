@@ -43,6 +43,10 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_make_self_pipe"),
     (
         "asyncio.selector_events:BaseSelectorEventLoop",
+        "_make_datagram_transport",
+    ),
+    (
+        "asyncio.selector_events:BaseSelectorEventLoop",
         "_make_socket_transport",
     ),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_make_ssl_transport"),
@@ -236,6 +240,12 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
     ):
         self._ensure_fd_no_transport(sock)
         return self._make_stream(sock, protocol, waiter, extra, server)
+
+    def _make_datagram_transport(
+        self, sock, protocol, address=None, waiter=None, extra=None
+    ):
+        self._ensure_fd_no_transport(sock)
+        return self._make_datagram(sock, protocol, address, waiter, extra)
 
     def _make_ssl_transport(
         self,
