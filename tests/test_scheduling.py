@@ -1,7 +1,10 @@
 import asyncio
+import contextvars
 import functools
 import gc
+import socket
 import sys
+import time
 import weakref
 
 import pytest
@@ -561,6 +564,195 @@ def test_eager_tasks(run):
         assert await asyncio.create_task(note(), name="n") == 2
 
     run(main())
+
+
+def test_task_factories_get_what_asyncio_passes(agree):
+    """No keyword more: asyncio.eager_task_factory and others refuse them."""
+
+    async def nothing():
+        pass
+
+    def scenario(loop):
+        seen = []
+
+        def factory(loop, coro, **kwargs):
+            seen.append(sorted(kwargs))
+            return asyncio.Task(coro, loop=loop, **kwargs)
+
+        async def main():
+            task = asyncio.create_task(nothing(), name="named")
+            assert task.get_name() == "named"
+            await task
+            await asyncio.ensure_future(nothing())
+            await asyncio.gather(nothing())
+            await asyncio.wait_for(nothing(), 1)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(nothing())
+            context = contextvars.copy_context()
+            await loop.create_task(nothing(), context=context)
+
+        loop.set_task_factory(factory)
+        loop.run_until_complete(main())
+        loop.run_until_complete(nothing())
+        loop.set_task_factory(None)
+        return seen
+
+    assert agree(scenario)
+
+
+@pytest.mark.parametrize("factory", [False, True])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"eager_start": True},
+        {"eager_start": False},
+        {"eager_start": None},
+        {"name": None},
+        {"name": 5},
+        {"context": None},
+        {"loop": None},
+        {"unknown": 1},
+        {"name": "n", "context": None, "eager_start": True},
+    ],
+    ids=str,
+)
+def test_keywords_of_create_task(agree, factory, kwargs):
+    """Those of the running version, and no others."""
+
+    def scenario(loop):
+        seen = []
+
+        async def note():
+            seen.append(asyncio.current_task().get_name().split("-")[0])
+
+        async def main():
+            coro = note()
+            try:
+                task = loop.create_task(coro, **kwargs)
+            except TypeError:
+                coro.close()
+                return TypeError
+            seen.append(task.done())
+            await task
+
+        if factory:
+            loop.set_task_factory(
+                lambda loop, coro, **kw: asyncio.Task(coro, loop=loop, **kw)
+            )
+        seen.append(loop.run_until_complete(main()))
+        return seen
+
+    agree(scenario)
+
+
+def test_order_of_one_turn(agree):
+    """What was scheduled, then I/O, then what is due; what those schedule
+    waits for the next turn."""
+
+    def scenario(loop):
+        near, far = socket.socketpair()
+        with near, far:
+            seen = []
+
+            def note(name):
+                seen.append(name)
+                loop.call_soon(seen.append, f"after {name}")
+
+            def readable():
+                loop.remove_reader(near)
+                note("reader")
+
+            spin(loop)
+            loop.add_reader(near, readable)
+            far.send(b"x")
+            loop.call_at(loop.time() - 1, note, "timer")
+            loop.call_soon(note, "soon")
+            loop.call_soon_threadsafe(note, "threadsafe")
+            loop.call_soon(note, "last")
+            spin(loop)
+            seen.append("next turn")
+            spin(loop)
+        return seen
+
+    names = "soon threadsafe last reader timer".split()
+    assert agree(scenario) == [
+        *names,
+        "next turn",
+        *[f"after {name}" for name in names],
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 100])
+def test_storm_of_callbacks_lets_io_through(loop, width):
+    """A chain of turns leaves the poll out for 20 µs at most, so a descriptor
+    that gets ready waits for that and a few turns."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    turn_times, waits = [], []
+    last = sent = None
+
+    def storm():
+        if len(waits) < 500:
+            loop.call_soon(storm)
+
+    def clock():
+        """One of a turn's callbacks takes the time."""
+        nonlocal last, sent
+        if len(waits) == 500:
+            return
+        now = time.monotonic()
+        if last is not None:
+            turn_times.append(now - last)
+        last = now
+        if sent is None:
+            sent = now
+            far.send(b"x")
+        loop.call_soon(clock)
+
+    def readable():
+        nonlocal sent
+        near.recv(1)
+        waits.append(time.monotonic() - sent)
+        sent = None
+        if len(waits) == 500:
+            loop.stop()
+
+    with near, far:
+        loop.add_reader(near, readable)
+        for _ in range(width):
+            loop.call_soon(storm)
+        loop.call_soon(clock)
+        loop.run_forever()
+        loop.remove_reader(near)
+    # Medians: the machine may be busy with other things.
+    turn = sorted(turn_times)[len(turn_times) // 2]
+    wait = sorted(waits)[len(waits) // 2]
+    assert wait < 20e-6 + 10 * turn
+
+
+def test_attributes_that_others_replace(loop):
+    """Tests and tools of others put theirs in the instance's place."""
+    seen = []
+    for name in (
+        *("call_later", "call_at", "create_task", "run_in_executor"),
+        *("call_exception_handler", "getaddrinfo", "time", "close"),
+        *("_process_events", "_write_to_self", "_make_socket_transport"),
+    ):
+        original = getattr(loop, name)
+
+        def replaced(*args, name=name, original=original, **kwargs):
+            seen.append(name)
+            return original(*args, **kwargs)
+
+        setattr(loop, name, replaced)
+        assert getattr(loop, name) is replaced
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert {"create_task", "time", "call_later"} <= set(seen)
+    for name in list(vars(loop)):
+        if callable(vars(loop)[name]):
+            delattr(loop, name)
+    assert loop._default_executor is None
+    assert loop._closed is False
 
 
 async def test_tasks_interleave():
