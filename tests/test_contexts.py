@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import socket
+import sys
 
 import pytest
 from support import (
@@ -248,6 +249,50 @@ async def test_datagram_protocols():
     context.run(transport.abort)
     await protocol.lost
     assert seen[0] == "creation"
+
+
+def test_child_processes(agree):
+    """Everything a subprocess protocol is told, in the same contexts as
+    asyncio's."""
+
+    async def scenario(loop):
+        seen = {}
+
+        class Protocol(asyncio.SubprocessProtocol):
+            def note(self, name):
+                seen.setdefault(name, variable.get())
+
+            def connection_made(self, transport):
+                self.note("made")
+
+            def pipe_data_received(self, fd, data):
+                self.note("data")
+
+            def pipe_connection_lost(self, fd, exc):
+                self.note("pipe lost")
+
+            def process_exited(self):
+                self.note("exited")
+
+            def connection_lost(self, exc):
+                self.note("lost")
+                lost.set_result(None)
+
+        lost = loop.create_future()
+        variable.set("creation")
+        transport, _ = await loop.subprocess_exec(
+            Protocol, "sh", "-c", "cat; echo x"
+        )
+        variable.set("later")
+        stdin = transport.get_pipe_transport(0)
+        context_with("closer").run(stdin.close)
+        await lost
+        transport.close()
+        if sys.version_info < (3, 12):  # those of a waiting thread, or not
+            del seen["exited"], seen["lost"]
+        return seen
+
+    assert agree(scenario)["made"] == "creation"
 
 
 def test_signal_handler(loop):

@@ -2,7 +2,7 @@ import asyncio
 import socket
 
 import pytest
-from support import async_error, turns
+from support import async_error, run_script, turns
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -289,3 +289,25 @@ def test_debug_mode(loop):
     answer = loop.run_until_complete(loop.getaddrinfo("localhost", 80))
     assert answer == socket.getaddrinfo("localhost", 80)
     loop.set_debug(False)
+
+
+def test_no_io_uring(loop_name):
+    """libuv may switch it on by itself; nothing here asks for it."""
+    run_script(
+        loop_name,
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            await loop.getaddrinfo("localhost", 80)
+            near, far = socket.socketpair()
+            with near, far:
+                near.setblocking(False)
+                far.send(b"x")
+                await loop.sock_recv(near, 1)
+            child = await asyncio.create_subprocess_exec("true")
+            await child.wait()
+            names = support.open_fds().values()
+            assert not [name for name in names if "io_uring" in name], names
+        run(main())
+        """,
+    )

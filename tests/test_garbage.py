@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import os
 import socket
 import subprocess
 import sys
@@ -304,3 +305,91 @@ def test_many_short_lived_loops(loop_factory):
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
     assert open_fds().keys() == before
+
+
+def test_daemon_threads_post_at_exit(loop_name):
+    """Hand-offs while the interpreter ends: to a running loop, to one that
+    stopped, to a closed one and to one that is being freed."""
+    code = """
+    running, stopped, closed = [new_event_loop() for _ in range(3)]
+    started = threading.Event()
+    def run():
+        running.call_soon(started.set)
+        running.run_forever()
+    def post(loop):
+        started.wait()
+        while True:
+            try:
+                for _ in range(20):
+                    loop.call_soon_threadsafe(int)
+            except RuntimeError:
+                pass
+            time.sleep(0.0002)
+    threading.Thread(target=run, daemon=True).start()
+    stopped.run_until_complete(asyncio.sleep(0))
+    for loop in running, stopped, closed:
+        for _ in range(2):
+            threading.Thread(target=post, args=[loop], daemon=True).start()
+    started.wait()
+    closed.close()
+    time.sleep(float(sys.argv[1]))
+    del running, stopped, closed, loop
+    """
+    for pause in "0", "0.005":
+        done = subprocess.run(
+            [sys.executable, "-c", script(loop_name, code), pause],
+            capture_output=True,
+            text=True,
+            env=child_env(),
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_executor_threads_post_at_exit(loop_name):
+    """Threads that are joined at exit, after the loop was dropped open."""
+    code = """
+    import warnings
+    warnings.simplefilter("ignore")
+    from concurrent.futures import ThreadPoolExecutor
+    loop = new_event_loop()
+    pool = ThreadPoolExecutor(2)
+    def post():
+        main = threading.main_thread()
+        for _ in range(200):
+            loop.call_soon_threadsafe(int)
+        main.join(0.02)
+        for _ in range(200):
+            loop.call_soon_threadsafe(int)
+    for _ in range(2):
+        pool.submit(post)
+    loop.run_until_complete(asyncio.sleep(0))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script(loop_name, code)],
+        capture_output=True,
+        text=True,
+        env=child_env(),
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_dropped_loop_does_not_close_a_number_twice(loop_factory):
+    """Descriptors made after its end are nobody's but their own."""
+    loop = loop_factory()
+    loop.run_until_complete(asyncio.sleep(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = open_fds().keys()
+        loop.close()
+        freed = before - open_fds().keys()
+        assert freed
+        others = []
+        while freed - {fd for fd in others}:
+            others.append(os.open(os.devnull, os.O_RDONLY))
+        loop.close()
+        del loop
+        collect()
+    for fd in others:
+        os.close(fd)  # fails if somebody else has

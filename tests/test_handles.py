@@ -1,6 +1,8 @@
 import asyncio
 import contextvars
+import copy
 import gc
+import pickle
 import re
 import sys
 import weakref
@@ -203,3 +205,52 @@ def test_many_pending_then_dropped(loop, make):
     loop.close()
     gc.collect()
     assert ref() is None
+
+
+def test_type_of_the_thread_safe_handle(loop):
+    """3.14 has one of its own."""
+    kind = getattr(asyncio.events, "_ThreadSafeHandle", asyncio.Handle)
+    handle = loop.call_soon_threadsafe(noop)
+    assert isinstance(handle, kind)
+    handle.cancel()
+
+
+def test_every_type_of_the_extension_is_safe_to_build(loop, pyloop_only):
+    """By a call, by __new__, by copying and pickling: an object that works,
+    or an exception."""
+    from pyloop import _core
+
+    kinds = [kind for kind in vars(_core).values() if type(kind) is type]
+    kinds += [type(loop.call_soon(noop)), type(loop.call_later(1, noop))]
+    assert len(kinds) > 2
+    for kind in set(kinds):
+        makers = [
+            lambda: kind.__new__(kind),
+            lambda: object.__new__(kind),
+            lambda: kind(),
+            lambda: kind(None),
+            lambda: kind(*[None] * 4),
+            lambda: kind(noop, (), loop),
+            lambda: kind(loop, noop, (), None),
+        ]
+        for make_ in makers:
+            try:
+                made = make_()
+            except (TypeError, AttributeError, ValueError, RuntimeError):
+                continue
+            for use in (repr, hash, copy.copy, pickle.dumps, gc.get_referents):
+                try:
+                    use(made)
+                except Exception:
+                    pass
+            for name in dir(made):
+                if name.startswith("_") or name.startswith("run"):
+                    continue
+                try:
+                    value = getattr(made, name)
+                    if callable(value):
+                        value()
+                except Exception:
+                    pass
+            del made
+    gc.collect()

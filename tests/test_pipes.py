@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -243,6 +244,80 @@ async def test_descriptor_is_closed_once():
     os.fstat(other)
     os.close(other)
     os.close(write)
+
+
+# asyncio's half-made transport fails once more when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_second_transport_on_one_pipe(agree):
+    """The same file again, before and after the first one's end."""
+
+    async def scenario(loop):
+        seen = []
+        read, write = os.pipe()
+        with os.fdopen(write, "wb", 0) as out:
+            file = os.fdopen(read, "rb", 0)
+            first, protocol = await loop.connect_read_pipe(Reader, file)
+            other = os.fdopen(os.dup(read), "rb", 0)
+            # Another descriptor of the same pipe is another pipe.
+            second, reader = await loop.connect_read_pipe(Reader, other)
+            second.close()
+            await reader.lost
+            out.write(b"x")
+            await protocol.until(lambda: protocol.received)
+            seen.append(bytes(protocol.received))
+            first.close()
+            await protocol.lost
+            seen.append(
+                (await async_error(loop.connect_read_pipe(Reader, file)))[0]
+            )
+            await turns()
+        return seen
+
+    agree(scenario)
+
+
+def test_stdin_is_left_as_it_was_found(loop_name):
+    """A terminal shared with others stays blocking once its transport is
+    closed; add_reader() never touches it."""
+    from support import run_script
+
+    run_script(
+        loop_name,
+        """
+        import pty, tty
+        master, slave = pty.openpty()
+        tty.setraw(slave)
+        async def main():
+            loop = asyncio.get_running_loop()
+            event = asyncio.Event()
+            loop.add_reader(slave, event.set)
+            os.write(master, b"x")
+            await event.wait()
+            loop.remove_reader(slave)
+            assert os.get_blocking(slave)
+            assert os.read(slave, 10) == b"x"
+            os.write(slave, b"x" * 100)
+        run(main())
+        assert os.get_blocking(slave)
+        """,
+    )
+
+
+async def test_write_pipe_is_closed_once():
+    """As the read pipe: an unrelated file that gets the number stays open."""
+    read, write = os.pipe()
+    transport, protocol = await write_pipe(write)
+    transport.write(b"x")
+    transport.close()
+    await protocol.lost
+    other = os.open("/dev/null", os.O_RDONLY)
+    assert other == write
+    del transport, protocol
+    await turns(5)
+    gc.collect()
+    os.fstat(other)
+    os.close(other)
+    os.close(read)
 
 
 async def test_failing_factory_leaves_the_pipe_alone():

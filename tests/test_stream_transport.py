@@ -3,6 +3,8 @@ import asyncio
 import gc
 import hashlib
 import socket
+import sys
+import time
 import warnings
 import weakref
 
@@ -130,6 +132,47 @@ async def test_abort_drops_what_is_buffered():
         assert not protocol.lost.done()
         assert await protocol.lost is None
     assert protocol.calls.count("lost") == 1
+
+
+@pytest.mark.parametrize("end", ["abort", "reset"])
+async def test_end_of_the_connection_lets_go_of_what_was_written(end):
+    """All buffers at once, though somebody keeps the transport."""
+
+    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+        await clog(protocol)
+        data = pattern(100_000)
+        before = sys.getrefcount(data)
+        protocol.transport.write(data)
+        protocol.transport.writelines([data, data])
+        if end == "abort":
+            protocol.transport.abort()
+        else:
+            reset(peer)
+        await protocol.lost
+        await turns()
+        assert sys.getrefcount(data) == before
+        assert protocol.transport.get_write_buffer_size() == 0
+
+
+async def test_write_buffer_size_does_not_walk_the_buffer(pyloop_only):
+    """As quick with 20,000 pieces as with one. asyncio adds them up."""
+
+    def seconds():
+        best = 1
+        for _ in range(20):
+            start = time.perf_counter()
+            for _ in range(200):
+                protocol.transport.get_write_buffer_size()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    async with wired() as (protocol, peer):
+        await clog(protocol)
+        one = seconds()
+        for _ in range(20_000):
+            protocol.transport.write(b"piece")
+        assert protocol.transport.get_write_buffer_size() >= 100_000
+        assert seconds() < 10 * one
 
 
 async def test_abort_after_close_while_flushing():
