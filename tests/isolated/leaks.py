@@ -184,8 +184,46 @@ async def datagrams(state):
         transport.sendto(bytes(100), transport.get_extra_info("sockname"))
     transport.sendto(bytes(70_000), transport.get_extra_info("sockname"))
     await protocol.until(lambda: len(protocol.received) == 10)
+    support.error(transport.sendto, "text", None)
     transport.close()
     await protocol.lost
+
+
+async def datagram_ends(state):
+    """Queues dropped, sends that are fatal, endpoints that never start."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    path = f"\0pyloop-leaks-{os.getpid()}"
+    for end in "abort", "fatal", "close":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+            peer.bind(path)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            transport, protocol = await loop.create_datagram_endpoint(
+                support.DatagramRecorder, sock=sock
+            )
+            for _ in range(30):
+                transport.sendto(bytearray(100), path)
+            assert transport.get_write_buffer_size()
+            if end == "abort":
+                transport.abort()
+            elif end == "fatal":
+                transport._fatal_error(ValueError())
+            else:
+                transport.close()
+        await protocol.lost
+    transport, protocol = await loop.create_datagram_endpoint(
+        support.DatagramRecorder, local_addr=("127.0.0.1", 0)
+    )
+    transport.sendto(b"x")
+    await protocol.lost
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    task = asyncio.ensure_future(
+        loop.create_datagram_endpoint(asyncio.DatagramProtocol, sock=sock)
+    )
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await support.turns()
 
 
 async def children(state):

@@ -24,6 +24,7 @@ ROUNDS = {
     "watchers": 50,
     "names": 100,
     "datagrams": 50,
+    "datagram_ends": 20,
     "children": 20,
     "loops": 40,
 }

@@ -6,7 +6,7 @@ import sysconfig
 import threading
 
 import pytest
-from support import DEADLINE, error, finish, run_script
+from support import DEADLINE, FREE_THREADED, error, finish, run_script
 
 FREE_THREADED_BUILD = sysconfig.get_config_var("Py_GIL_DISABLED")
 
@@ -265,6 +265,104 @@ def test_collector_runs_while_loops_run(loop_factory):
             running = False
 
     in_threads(both, collect)
+
+
+def test_endpoints_in_each_thread(loop_factory):
+    """Datagrams between the threads; each keeps to its own endpoint."""
+    count, size = 100, 3
+    names = [None] * size
+    ready = threading.Barrier(size)
+    done = threading.Barrier(size)
+
+    def work(at):
+        class Recorder(asyncio.DatagramProtocol):
+            received = 0
+
+            def connection_made(self, transport):
+                self.transport = transport
+
+            def datagram_received(self, data, addr):
+                assert names[data[0]] == addr
+                self.received += 1
+                if len(data) == 1:
+                    self.transport.sendto(bytes([at, 1]), addr)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.create_datagram_endpoint(
+                Recorder, local_addr=("127.0.0.1", 0)
+            )
+            names[at] = transport.get_extra_info("sockname")
+            ready.wait(DEADLINE)
+            for n in range(count):
+                transport.sendto(bytes([at]), names[(at + 1) % size])
+                while protocol.received < n:
+                    await asyncio.sleep(0)
+            while protocol.received < 2 * count:
+                await asyncio.sleep(0)
+            # Who leaves early would leave the others without an answer.
+            await asyncio.to_thread(done.wait, DEADLINE)
+            transport.close()
+            await asyncio.sleep(0)
+
+        loop = loop_factory()
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+        finally:
+            finish(loop)
+
+    in_threads(*[lambda at=at: work(at) for at in range(size)])
+
+
+def test_an_endpoint_in_the_wrong_thread(pyloop_only, loop_factory):
+    """Without a GIL every call that could touch the loop's data is refused;
+    with one nothing is promised but that it does not crash."""
+    loop = loop_factory()
+    ends = []
+
+    async def main():
+        transport, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        address = transport.get_extra_info("sockname")
+        stop = loop.create_future()
+
+        def misuse():
+            calls = [
+                lambda: transport.sendto(b"x", address),
+                lambda: transport.pause_reading(),
+                lambda: transport.resume_reading(),
+                lambda: transport.set_protocol(asyncio.DatagramProtocol()),
+                lambda: transport.set_write_buffer_limits(10),
+            ]
+            for _ in range(200):
+                for call in calls:
+                    result = error(call)
+                    if FREE_THREADED:
+                        # (nothing to resume: nothing was paused)
+                        assert result is None or result[0] is RuntimeError
+                        assert result or call is calls[2]
+                repr(transport), transport.is_closing()
+                transport.get_write_buffer_size()
+                transport.get_extra_info("socket")
+                transport.get_protocol()
+            ends.append("misuse")
+            loop.call_soon_threadsafe(stop.set_result, None)
+
+        thread = threading.Thread(target=misuse)
+        thread.start()
+        while not stop.done():
+            transport.sendto(b"x", address)
+            await asyncio.sleep(0)
+        thread.join(DEADLINE)
+        transport.close()
+        await asyncio.sleep(0)
+
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+    finally:
+        finish(loop)
+    assert ends == ["misuse"]
 
 
 def test_wrong_thread_calls_do_not_crash(loop_factory):
