@@ -35,6 +35,13 @@ async def call_soon(loop, n: int) -> None:
     await done
 
 
+async def hooked(loop, n: int) -> None:
+    """call_soon with a slow-callback hook set, on loops that have one"""
+    if hasattr(loop, "set_slow_callback_hook"):
+        loop.set_slow_callback_hook(60, nothing)
+    await call_soon(loop, n)
+
+
 async def chain(loop, n: int) -> None:
     """one turn of the loop with one callback"""
     done = loop.create_future()
@@ -141,6 +148,7 @@ async def datagram(loop, n: int) -> None:
 
 KINDS = {  # operation: the two sizes
     call_soon: (2_000, 12_000),
+    hooked: (2_000, 12_000),
     chain: (2_000, 12_000),
     sleep0: (2_000, 12_000),
     timer_fire: (2_000, 12_000),

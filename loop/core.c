@@ -191,6 +191,10 @@ pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
             return err;
         }
     }
+    if (slot->kind != kind) {
+        pl_counter_add(&core->used[slot->kind], (uint64_t)-1);
+        pl_counter_add(&core->used[kind], 1);
+    }
     slot->kind = (uint8_t)kind;
     slot->owner = owner;
     slot->events = (uint8_t)events;
@@ -208,6 +212,7 @@ pl_core_forget(pl_core *core, int fd)
     if (slot->events != 0 && !core->closed) {
         (void)pl_poller_set(&core->poller, fd, 0, slot->events, 0);
     }
+    pl_counter_add(&core->used[slot->kind], (uint64_t)-1);
     slot->kind = PL_SLOT_FREE;
     slot->events = 0;
     slot->owner = NULL;

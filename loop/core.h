@@ -15,6 +15,7 @@
 
 #include "inbox.h"
 #include "poller.h"
+#include "stats.h"
 #include "wakeup.h"
 
 enum pl_slot_kind {
@@ -31,6 +32,7 @@ enum pl_slot_kind {
    descriptor, but looks away.  A hint, which the kernel knows better: the
    descriptor may be closed and its number another's. */
 #define PL_PARKED 16u
+#define PL_SLOT_KINDS (PL_SLOT_DATAGRAM + 1)
 
 /* What the loop knows of one descriptor; the table is indexed by its
    number.  `generation` changes with each use of the slot, so that an event
@@ -60,7 +62,10 @@ typedef struct pyloop_loop {
     int uv_open;            /* uv is initialised: made on first use */
     int uv_requests;        /* submitted and not yet done */
     uv_loop_t uv;
-    uint64_t wakeups;       /* times a sleeping loop was woken */
+
+    /* loop thread writes, any thread reads: stats.h */
+    uint64_t wakeups;                 /* times a sleeping loop was woken */
+    uint64_t used[PL_SLOT_KINDS];     /* slots of each kind but FREE */
 } pl_core;
 
 /* NULL and *err, a negative errno.  One reference, the caller's.  A core is

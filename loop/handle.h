@@ -106,6 +106,12 @@ PlHandle *pl_handle_new(PlLoop *loop, PyTypeObject *type, PyObject *callback,
    set; any other exception went to the loop's exception handler. */
 int pl_handle_run(PlHandle *handle);
 
+/* The two halves of it: between them the handle still knows what it ran.
+   call: as run, or 1: it is cancelled or running.  end takes that and returns
+   what run does. */
+int pl_handle_call(PlHandle *handle);
+int pl_handle_end(PlHandle *handle, int status);
+
 /* Lets go of a reference from the ring or the heap that will not run. */
 void pl_handle_drop(PlHandle *handle);
 

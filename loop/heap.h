@@ -6,7 +6,8 @@
    marks its item and calls pl_heap_discard_last, which takes back an item
    that is still the last one (the usual timeout that was not needed), or
    sweeps with pl_heap_filter once the marked ones are the majority.
-   One owner, no lock, no Python. */
+   One owner, no lock, no Python; the count is stored whole, for whoever
+   counts. */
 
 #ifndef PL_HEAP_H
 #define PL_HEAP_H
@@ -40,6 +41,12 @@ pl_heap_fini(pl_heap *heap)
 {
     free(heap->entries);
     memset(heap, 0, sizeof(*heap));
+}
+
+static inline void
+pl_heap_set_count(pl_heap *heap, size_t count)
+{
+    __atomic_store_n(&heap->count, count, __ATOMIC_RELAXED);
 }
 
 static inline int
@@ -106,7 +113,8 @@ pl_heap_push(pl_heap *heap, double when, void *item)
         heap->capacity = capacity;
     }
     heap->next_seq++;
-    pl_heap_sift_up(heap, heap->count++, entry);
+    pl_heap_sift_up(heap, heap->count, entry);
+    pl_heap_set_count(heap, heap->count + 1);
     return 0;
 }
 
@@ -116,7 +124,7 @@ pl_heap_pop(pl_heap *heap)
 {
     void *item = heap->entries[0].item;
 
-    heap->count--;
+    pl_heap_set_count(heap, heap->count - 1);
     if (heap->count > 0) {
         pl_heap_sift_down(heap, 0, heap->entries[heap->count]);
     }
@@ -128,7 +136,7 @@ static inline int
 pl_heap_discard_last(pl_heap *heap, const void *item)
 {
     if (heap->count > 0 && heap->entries[heap->count - 1].item == item) {
-        heap->count--;
+        pl_heap_set_count(heap, heap->count - 1);
         return 1;
     }
     return 0;
@@ -150,7 +158,7 @@ pl_heap_filter(pl_heap *heap, int (*keep)(void *item), void **dropped)
             dropped[gone++] = heap->entries[i].item;
         }
     }
-    heap->count = kept;
+    pl_heap_set_count(heap, kept);
     for (size_t i = kept; i-- > 0;) {
         pl_heap_sift_down(heap, i, heap->entries[i]);
     }

@@ -129,6 +129,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->task_factory);
     Py_VISIT(self->transports);
+    Py_VISIT(self->slow_hook);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         int status = visit_entry(pl_ring_at(&self->ready, i), visit, arg);
@@ -209,6 +210,7 @@ loop_clear(PlLoop *self)
 {
     Py_CLEAR(self->task_factory);
     Py_CLEAR(self->transports);
+    Py_CLEAR(self->slow_hook);
     pl_resolve_abandon(self);
     if (self->core != NULL && !self->closed) {
         pl_loop_drain_inbox(self);
@@ -224,7 +226,7 @@ loop_clear(PlLoop *self)
         pl_handle_unset(handle, PL_IN_HEAP);
         Py_DECREF(handle);
     }
-    self->timers_cancelled = 0;
+    pl_counter_set(&self->timers_cancelled, 0);
     while (self->written_count > 0) {
         Py_XDECREF(self->written[--self->written_count]);
     }
@@ -447,7 +449,10 @@ loop_get_debug_flag(PlLoop *self, void *Py_UNUSED(closure))
 static int
 loop_set_debug_flag(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
 {
-    return loop_set_bool(value, &self->debug);
+    int status = loop_set_bool(value, &self->debug);
+
+    pl_loop_set_timed(self);
+    return status;
 }
 
 /* BaseEventLoop.__init__ writes None; only running sets it. */
@@ -467,12 +472,12 @@ loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
         self->core != NULL && pl_inbox_pending(&self->core->inbox) ? Py_True
                                                                    : Py_False,
         "timers", (Py_ssize_t)(self->timers.count - self->timers_cancelled),
-        "turns", (unsigned long long)self->turns, "polls",
-        (unsigned long long)self->polls, "callbacks",
-        (unsigned long long)self->callbacks, "handoffs",
-        (unsigned long long)self->handoffs, "wakeups",
+        "turns", (unsigned long long)self->counters.turns, "polls",
+        (unsigned long long)self->counters.polls, "callbacks",
+        (unsigned long long)self->counters.callbacks, "handoffs",
+        (unsigned long long)self->counters.handoffs, "wakeups",
         (unsigned long long)(self->core == NULL ? 0 : self->core->wakeups),
-        "idle_time", (double)self->idle_ns * 1e-9);
+        "idle_time", (double)self->counters.idle_ns * 1e-9);
 }
 
 /* -- type -------------------------------------------------------------- */
@@ -544,6 +549,21 @@ static PyMethodDef loop_methods[] = {
     {"_finish_connect", FAST(loop_finish_connect), NULL},
     {"_run", (PyCFunction)loop_run, METH_NOARGS, NULL},
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
+    {"stats", (PyCFunction)(void (*)(void))loop_stats,
+     METH_VARARGS | METH_KEYWORDS,
+     "stats(*, reset=False) -> LoopStats\n\n"
+     "What the loop has to do and has done, from any thread. reset=True "
+     "starts\nlongest_turn and longest_callback anew."},
+    {"set_slow_callback_hook",
+     (PyCFunction)(void (*)(void))loop_set_slow_callback_hook,
+     METH_VARARGS | METH_KEYWORDS,
+     "set_slow_callback_hook(threshold, callback)\n\n"
+     "callback(subject, duration) is called in the loop after each callback "
+     "that took\nthreshold seconds or more; subject is the Task, Handle or "
+     "transport. None for\ncallback removes the hook."},
+    {"get_slow_callback_hook", (PyCFunction)loop_get_slow_callback_hook,
+     METH_NOARGS,
+     "get_slow_callback_hook() -> (threshold, callback), or None."},
     {"_counters", (PyCFunction)loop_counters, METH_NOARGS, NULL},
     {"_resolve", FAST(loop_resolve), NULL},
     {"_resolve_address", FAST(loop_resolve_address), NULL},

@@ -45,7 +45,6 @@ struct PlLoop {
                                    pyloop_work * with bit 1 */
     pl_link *taken;             /* from the inbox, not yet in the ring */
     pl_heap timers;             /* PlHandle * of TimerHandle */
-    size_t timers_cancelled;    /* of those in the heap */
     PyObject *task_factory;     /* asyncio's _task_factory */
     PyObject *thread_id;        /* int while running, else NULL */
     atomic_ulong thread;        /* the same in C; 0 while not running; other
@@ -53,21 +52,23 @@ struct PlLoop {
     atomic_bool closed;         /* any thread may ask */
     bool stopping;
     bool debug;
+    bool timed;                 /* callbacks are: debug mode, slow_hook */
     bool own_time;              /* time() is overridden: ask Python */
     PlStream **written;         /* streams to flush at the end of the turn */
     size_t written_count;       /* each entry owns a reference */
     size_t written_capacity;
     char *read_buffer;          /* PL_READ_BUFFER bytes, made on first use */
     int64_t polled_ns;          /* clock at the end of the last poll */
-    void *free_handles[2];      /* freelists: handle.c */
+    int64_t looked_ns;          /* … when it was last looked at: run.c */
+    PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */
+    int64_t slow_ns;            /* its threshold */
+    int64_t timed_ns; /* start of what runs, if it is timed, or 0 */
+    void *free_handles[2]; /* freelists: handle.c */
     int free_count[2];
 
-    /* counters for stats(); loop thread writes, anybody may read */
-    uint64_t turns;
-    uint64_t polls;
-    uint64_t callbacks;
-    uint64_t handoffs;
-    uint64_t idle_ns;           /* spent blocked in the poll */
+    /* loop thread writes, any thread reads */
+    pl_counters counters;
+    uint64_t timers_cancelled; /* of those in the heap */
 
     struct pl_resolve *resolving;    /* getaddrinfo requests: dns.c */
     struct pyloop_task *native_tasks;     /* unfinished: native_task.c */
@@ -122,6 +123,15 @@ int pl_future_wake(PlLoop *loop, PyObject *future);
 
 /* run.c */
 PyObject *loop_run(PlLoop *self, PyObject *unused);
+
+/* stats.c */
+int pl_stats_type(PyObject *module, pl_state *st);
+PyObject *loop_stats(PlLoop *self, PyObject *args, PyObject *kwargs);
+PyObject *loop_set_slow_callback_hook(PlLoop *self, PyObject *args,
+                                      PyObject *kwargs);
+PyObject *loop_get_slow_callback_hook(PlLoop *self, PyObject *unused);
+/* debug or slow_hook has changed. */
+void pl_loop_set_timed(PlLoop *self);
 
 /* watch.c */
 PyObject *loop_add_reader(PlLoop *self, PyObject *const *args,

@@ -86,6 +86,7 @@ module_exec(PyObject *module)
     return pl_loop_type(module, st) < 0 || pl_handle_types(module, st) < 0 ||
                    pl_stream_type(module, st) < 0 ||
                    pl_listener_type(module, st) < 0 ||
+                   pl_stats_type(module, st) < 0 ||
                    pl_watcher_type(module, st) < 0 ||
                    pl_native_protocol_types(module, st) < 0 ||
                    pl_datagram_type(module, st) < 0 || pl_capi_add(module) < 0
@@ -105,6 +106,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->ThreadSafeHandleType);
     Py_VISIT(st->StreamType);
     Py_VISIT(st->ListenerType);
+    Py_VISIT(st->StatsType);
     Py_VISIT(st->WatcherType);
     Py_VISIT(st->NativeProtocolType);
     Py_VISIT(st->NativeFactoryType);
@@ -138,6 +140,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->ThreadSafeHandleType);
     Py_CLEAR(st->StreamType);
     Py_CLEAR(st->ListenerType);
+    Py_CLEAR(st->StatsType);
     Py_CLEAR(st->WatcherType);
     Py_CLEAR(st->NativeProtocolType);
     Py_CLEAR(st->NativeFactoryType);

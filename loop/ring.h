@@ -4,12 +4,14 @@
    Power-of-two capacity, free-running indices, so that the entry count is a
    subtraction and no slot is wasted.  Growing doubles.  One owner (the thread
    that runs the loop, or whoever holds the GIL while nobody runs it): no lock
-   and no atomic.  Knows nothing of Python, so that it is tested without it. */
+   and no atomic, but that the indices are stored whole, for whoever counts.
+   Knows nothing of Python, so that it is tested without it. */
 
 #ifndef PL_RING_H
 #define PL_RING_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,8 +66,8 @@ pl_ring_grow(pl_ring *ring)
     free(ring->slots);
     ring->slots = slots;
     ring->mask = capacity - 1;
-    ring->head = 0;
-    ring->tail = count;
+    __atomic_store_n(&ring->head, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&ring->tail, count, __ATOMIC_RELAXED);
     return 0;
 }
 
@@ -78,7 +80,8 @@ pl_ring_push(pl_ring *ring, void *entry)
             return -1;
         }
     }
-    ring->slots[ring->tail++ & ring->mask] = entry;
+    ring->slots[ring->tail & ring->mask] = entry;
+    __atomic_store_n(&ring->tail, ring->tail + 1, __ATOMIC_RELAXED);
     return 0;
 }
 
@@ -86,7 +89,21 @@ pl_ring_push(pl_ring *ring, void *entry)
 static inline void *
 pl_ring_pop(pl_ring *ring)
 {
-    return ring->slots[ring->head++ & ring->mask];
+    void *entry = ring->slots[ring->head & ring->mask];
+
+    __atomic_store_n(&ring->head, ring->head + 1, __ATOMIC_RELAXED);
+    return entry;
+}
+
+/* Any thread: about how many entries there are. */
+static inline size_t
+pl_ring_look(const pl_ring *ring)
+{
+    size_t head = __atomic_load_n(&ring->head, __ATOMIC_RELAXED);
+    size_t tail = __atomic_load_n(&ring->tail, __ATOMIC_RELAXED);
+
+    /* It has grown in between, and counts anew. */
+    return tail - head > SIZE_MAX / 2 ? tail : tail - head;
 }
 
 /* The entry `index` places behind the next one to pop. */

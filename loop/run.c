@@ -19,15 +19,29 @@
 #define TRIM_PER_SLEEP 512    /* handles: some 10 µs */
 #define MAX_WAIT_S 86400.0    /* asyncio's MAXIMUM_SELECT_TIMEOUT */
 
+/* The clock is looked at after each turn, before a poll: what lies between
+   two looks is a turn's work, but for the sleep, which sets looked_ns too. */
+static int64_t
+look(PlLoop *self)
+{
+    int64_t now = pl_now_ns();
+
+    pl_counter_max(&self->counters.longest_turn_ns, now - self->looked_ns);
+    self->looked_ns = now;
+    return now;
+}
+
 /* How long the poll may block, in ns; < 0 for ever.  -2 and an exception
    set when time() fails. */
 static int64_t
 poll_timeout(PlLoop *self)
 {
+    int64_t now_ns = look(self);
+
     if (self->timers.count == 0) {
         return -1;
     }
-    double now = pl_loop_time(self);
+    double now = self->own_time ? pl_loop_time(self) : (double)now_ns * 1e-9;
 
     if (now == -1.0 && PyErr_Occurred()) {
         return -2;
@@ -59,7 +73,7 @@ dispatch_events(PlLoop *self)
             break;
         case PL_SLOT_WAKEUP:
             pl_wakeup_clear(&core->wakeup);
-            core->wakeups++;
+            pl_counter_add(&core->wakeups, 1);
             break;
         case PL_SLOT_UV:
             (void)uv_run(&core->uv, UV_RUN_NOWAIT);
@@ -94,7 +108,7 @@ poll_step(PlLoop *self, bool first)
     }
     if (pl_ring_count(&self->ready) > 0 || self->stopping) {
         if (!first && !self->stopping && !self->debug &&
-            pl_now_ns() - self->polled_ns < POLL_SKIP_NS)
+            look(self) - self->polled_ns < POLL_SKIP_NS)
         {
             return 0;
         }
@@ -105,7 +119,7 @@ poll_step(PlLoop *self, bool first)
             return -1;
         }
     }
-    self->polls++;
+    pl_counter_add(&self->counters.polls, 1);
     /* The sleep is announced attached: who pushes to the ring under the GIL
        from here on sees it and wakes the poll. */
     if (timeout != 0 &&
@@ -118,14 +132,16 @@ poll_step(PlLoop *self, bool first)
         pl_inbox_wake(&core->inbox);
     }
     else {
-        int64_t start = pl_now_ns();
+        int64_t start = self->looked_ns;
 
         pl_handle_freelist_trim(self, PL_FREELIST_IDLE, TRIM_PER_SLEEP);
         Py_BEGIN_ALLOW_THREADS
         n = pl_poller_wait(&core->poller, timeout);
         pl_inbox_wake(&core->inbox);
+        self->looked_ns = pl_now_ns(); /* before it waits for a GIL */
         Py_END_ALLOW_THREADS
-        self->idle_ns += (uint64_t)(pl_now_ns() - start);
+        pl_counter_add(&self->counters.idle_ns,
+                       (uint64_t)(self->looked_ns - start));
         if (PyErr_CheckSignals() < 0) {
             return -1;
         }
@@ -141,7 +157,7 @@ poll_step(PlLoop *self, bool first)
         return -1;
     }
     if (pl_ring_count(&self->ready) > 0) {
-        self->polled_ns = pl_now_ns();
+        self->polled_ns = look(self);
     }
     return 0;
 }
@@ -165,7 +181,7 @@ expire_timers(PlLoop *self)
         pl_handle_unset(handle, PL_IN_HEAP);
         if (pl_handle_flags(handle) & PL_CANCELLED) {
             if (self->timers_cancelled > 0) {
-                self->timers_cancelled--;
+                pl_counter_add(&self->timers_cancelled, (uint64_t)-1);
             }
             Py_DECREF(handle);
         }
@@ -182,7 +198,7 @@ expire_timers(PlLoop *self)
 
         pl_handle_unset(handle, PL_IN_HEAP);
         if (self->timers_cancelled > 0) {
-            self->timers_cancelled--;
+            pl_counter_add(&self->timers_cancelled, (uint64_t)-1);
         }
         Py_DECREF(handle);
     }
@@ -206,64 +222,186 @@ run_entry(PlLoop *self, void *entry)
     return status;
 }
 
-/* Debug mode: time each callback and report the slow ones. */
-static int
-run_entry_timed(PlLoop *self, void *entry)
-{
-    PyObject *loop = (PyObject *)self;
-    int is_job = ((uintptr_t)entry & 3) != 0;
-    PyObject *subject = Py_NewRef(
-        pl_entry_is_work(entry) ? loop
-        : is_job ? ((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner
-                 : (PyObject *)entry);
-    double start = (double)pl_now_ns() * 1e-9;
-    double limit = 0.1;
-    int status;
+/* -- callbacks that are timed ------------------------------------------- */
 
-    if (!is_job &&
-        PyObject_SetAttrString(loop, "_current_handle", subject) < 0)
+/* New ref: what a report shows for the entry that has run.  Of a step of a
+   task the task, as asyncio does. */
+static PyObject *
+entry_subject(PlLoop *self, void *entry, PyObject *owner)
+{
+    if (pl_entry_is_work(entry)) {
+        return PyUnicode_FromFormat("<native work at %p>",
+                                    (void *)pl_entry_work(entry));
+    }
+    if (owner != NULL) {
+        return Py_NewRef(owner);
+    }
+    PyObject *callback = ((PlHandle *)entry)->callback;
+    PyObject *task = callback == NULL
+                         ? NULL
+                         : PyObject_GetAttr(callback, self->st->str___self__);
+
+    if (task == NULL) {
+        PyErr_Clear();
+    }
+    else {
+        int is_task = PyObject_IsInstance(task, self->st->task_type);
+
+        if (is_task > 0) {
+            return task;
+        }
+        if (is_task < 0) {
+            PyErr_Clear();
+        }
+        Py_DECREF(task);
+    }
+    return Py_NewRef((PyObject *)entry);
+}
+
+/* 0, or -1 with what has to leave the loop. */
+static int
+call_slow_hook(PlLoop *self, PyObject *subject, int64_t took)
+{
+    PyObject *hook = Py_NewRef(self->slow_hook);
+    PyObject *duration = PyFloat_FromDouble((double)took * 1e-9);
+    PyObject *done =
+        duration == NULL
+            ? NULL
+            : PyObject_CallFunctionObjArgs(hook, subject, duration, NULL);
+    int status = 0;
+
+    if (done == NULL) {
+        status =
+            pl_leaves_loop()
+                ? -1
+                : pl_report(self, "Exception in slow callback hook",
+                            PyErr_GetRaisedException(), "slow", subject, NULL);
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(duration);
+    Py_DECREF(hook);
+    return status;
+}
+
+/* Debug mode's report, in asyncio's words. */
+static void
+log_slow(PlLoop *self, PyObject *subject, int64_t took)
+{
+    PyObject *text =
+        PyUnicode_Check(subject) ? Py_NewRef(subject) : PyObject_Repr(subject);
+    PyObject *done =
+        text == NULL ? NULL
+                     : PyObject_CallMethod(self->st->logger, "warning", "sOd",
+                                           "Executing %s took %.3f seconds",
+                                           text, (double)took * 1e-9);
+
+    if (done == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(text);
+}
+
+static int64_t
+slow_limit(PlLoop *self)
+{
+    PyObject *duration = PyObject_GetAttr(
+        (PyObject *)self, self->st->str_slow_callback_duration);
+    double limit = duration == NULL ? -1.0 : PyFloat_AsDouble(duration);
+
+    Py_XDECREF(duration);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 100000000;
+    }
+    return limit < 9e9 ? (int64_t)(limit * 1e9) : INT64_MAX;
+}
+
+static void
+set_current_handle(PlLoop *self, PyObject *handle)
+{
+    if (PyObject_SetAttrString((PyObject *)self, "_current_handle", handle) <
+        0)
     {
         PyErr_Clear();
     }
-    status = run_entry(self, entry);
+}
+
+/* It was slow for debug mode, for the hook, or for both. */
+static int
+report_slow(PlLoop *self, void *entry, PyObject *owner, int64_t took)
+{
+    int logs = self->debug && took >= slow_limit(self);
+    int hooks = self->slow_hook != NULL && took >= self->slow_ns;
+
+    if (!logs && !hooks) {
+        return 0;
+    }
+    PyObject *subject = entry_subject(self, entry, owner);
+
+    if (subject == NULL) {
+        PyErr_WriteUnraisable((PyObject *)self);
+        return 0;
+    }
+    if (logs) {
+        log_slow(self, subject, took);
+    }
+    int status = hooks ? call_slow_hook(self, subject, took) : 0;
+
+    Py_DECREF(subject);
+    return status;
+}
+
+/* With the hook or in debug mode: one look at the clock for each callback,
+   whose end is the start of the next. */
+static int
+run_entry_timed(PlLoop *self, void *entry)
+{
+    PyObject *owner = NULL;
+    int is_handle = !((uintptr_t)entry & 3);
+    int debug = self->debug;
+    int64_t start = self->timed_ns == 0 ? pl_now_ns() : self->timed_ns;
+    int status;
+
+    if (is_handle) {
+        if (debug) {
+            set_current_handle(self, entry);
+        }
+        status = pl_handle_call(entry);
+    }
+    else if (pl_entry_is_work(entry)) {
+        status = pl_work_run(self, pl_entry_work(entry));
+    }
+    else {
+        pl_job *job = (pl_job *)((uintptr_t)entry & ~(uintptr_t)1);
+
+        owner = job->owner;
+        status = job->run(job);
+    }
+    int64_t end = pl_now_ns();
+    int64_t took = end - start;
+
+    self->timed_ns = end;
+    pl_counter_max(&self->counters.longest_callback_ns, took);
+    if (status == 0 && (debug || took >= self->slow_ns)) {
+        if (report_slow(self, entry, owner, took) < 0) {
+            status = -1;
+        }
+        self->timed_ns = 0;
+    }
 
     PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
-    double took = (double)pl_now_ns() * 1e-9 - start;
-    PyObject *duration =
-        PyObject_GetAttr(loop, self->st->str_slow_callback_duration);
 
-    if (duration != NULL) {
-        limit = PyFloat_AsDouble(duration);
-        Py_DECREF(duration);
+    if (debug) {
+        set_current_handle(self, Py_None);
     }
-    PyErr_Clear();
-    if (took >= limit && exc == NULL) {
-        PyObject *name =
-            pl_entry_is_work(entry)
-                ? PyUnicode_FromFormat("<native work at %p>",
-                                       (void *)pl_entry_work(entry))
-            : is_job ? PyObject_Repr(subject)
-                     : PyObject_CallOneArg(self->st->format_handle, subject);
-        PyObject *done =
-            name == NULL
-                ? NULL
-                : PyObject_CallMethod(self->st->logger, "warning", "sOd",
-                                      "Executing %s took %.3f seconds", name,
-                                      took);
-
-        if (done == NULL) {
-            PyErr_WriteUnraisable(loop);
-        }
-        Py_XDECREF(done);
-        Py_XDECREF(name);
-    }
-    if (PyObject_SetAttrString(loop, "_current_handle", Py_None) < 0) {
-        PyErr_Clear();
-    }
-    Py_DECREF(subject);
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
     }
+    if (is_handle) {
+        return pl_handle_end(entry, status);
+    }
+    Py_XDECREF(owner);
     return status;
 }
 
@@ -272,10 +410,11 @@ run_ready(PlLoop *self)
 {
     size_t todo = pl_ring_count(&self->ready);
 
-    self->callbacks += todo;
+    pl_counter_add(&self->counters.callbacks, todo);
+    self->timed_ns = 0;
     while (todo-- > 0) {
         void *entry = pl_ring_pop(&self->ready);
-        int status = self->debug ? run_entry_timed(self, entry)
+        int status = self->timed ? run_entry_timed(self, entry)
                                  : run_entry(self, entry);
 
         if (status < 0) {
@@ -288,7 +427,7 @@ run_ready(PlLoop *self)
 static int
 turn(PlLoop *self, bool first)
 {
-    self->turns++;
+    pl_counter_add(&self->counters.turns, 1);
     if (poll_step(self, first) < 0 || expire_timers(self) < 0 ||
         run_ready(self) < 0)
     {
@@ -366,6 +505,7 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
     if (take_loop(self) < 0) {
         return NULL;
     }
+    self->looked_ns = pl_now_ns();
     do {
         status = turn(self, first);
         first = false;
@@ -381,6 +521,7 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
             PyErr_WriteUnraisable((PyObject *)self);
         }
     }
+    (void)look(self);
     track_waiting(self);
     self->stopping = false;
     leave_loop(self);

@@ -254,7 +254,7 @@ pl_loop_drain_inbox(PlLoop *self)
                 PyErr_WriteUnraisable((PyObject *)self);
                 return;
             }
-            self->handoffs++;
+            pl_counter_add(&self->counters.handoffs, 1);
             self->taken = next;
         }
         self->taken = pl_inbox_take(&self->core->inbox);
@@ -396,6 +396,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
         return NULL;
     }
     (void)pl_handle_set(handle, PL_THREADSAFE);
+    pl_counter_add(&self->counters.handoffs, 1);
     wake_for(self);
     return (PyObject *)handle;
 }
@@ -568,7 +569,7 @@ take_cancelled(PlLoop *self, PyObject *handle, PyObject **single,
         *single = handle;
         return NULL;
     }
-    self->timers_cancelled++;
+    pl_counter_add(&self->timers_cancelled, 1);
     if (self->timers.count < 64 ||
         self->timers_cancelled * 2 <= self->timers.count)
     {
@@ -578,7 +579,7 @@ take_cancelled(PlLoop *self, PyObject *handle, PyObject **single,
 
     if (dropped != NULL) {
         *count = pl_heap_filter(&self->timers, keep_timer, dropped);
-        self->timers_cancelled = 0;
+        pl_counter_set(&self->timers_cancelled, 0);
     }
     return dropped;    /* no memory: next time */
 }

@@ -12,6 +12,7 @@
 
 /* X(name): interned as st->str_<name>. */
 #define PL_NAMES(X)                                                           \
+    X(__self__)                                                               \
     X(_attach)                                                                \
     X(_call_connection_lost)                                                  \
     X(_detach)                                                                \
@@ -87,7 +88,6 @@
     X(extract_stack, "asyncio.format_helpers", "extract_stack")               \
     X(format_callback_source, "asyncio.format_helpers",                       \
       "_format_callback_source")                                              \
-    X(format_handle, "asyncio.base_events", "_format_handle")                 \
     X(invalid_state, "asyncio.exceptions", "InvalidStateError")               \
     X(iscoroutine, "asyncio.coroutines", "iscoroutine")                       \
     X(iscoroutinefunction, "inspect", "iscoroutinefunction")                  \
@@ -117,6 +117,7 @@ typedef struct {
     PyTypeObject *ThreadSafeHandleType;
     PyTypeObject *StreamType;
     PyTypeObject *ListenerType;
+    PyTypeObject *StatsType;
     PyTypeObject *WatcherType;
     PyTypeObject *NativeProtocolType;
     PyTypeObject *NativeFactoryType;

@@ -11,6 +11,7 @@ import asyncio as _asyncio
 import sys as _sys
 from typing import TYPE_CHECKING
 
+from pyloop._core import LoopStats
 from pyloop._loop import EventLoop
 from pyloop._threads import run_coroutine_threadsafe
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = (
     "EventLoop",
     "EventLoopPolicy",
+    "LoopStats",
     "__version__",
     "get_include",
     "install",

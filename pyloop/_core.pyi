@@ -1,15 +1,85 @@
 """The C half of pyloop; use the package."""
 
-from asyncio import Future, Handle, Task, TimerHandle
+from asyncio import BaseTransport, Future, Handle, Task, TimerHandle
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, Unpack, final
 
-from _typeshed import FileDescriptorLike
+from _typeshed import FileDescriptorLike, structseq
 from typing_extensions import disjoint_base
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
+
+# The Task, Handle or transport that was slow; a str for native work.
+_SlowHook: TypeAlias = Callable[
+    [Task[Any] | Handle | BaseTransport | str, float], object
+]
+
+@final
+class LoopStats(
+    structseq[float],
+    tuple[
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        int,
+        float,
+        float,
+        float,
+    ],
+):
+    __match_args__: Final = (
+        "ready",
+        "timers",
+        "timers_cancelled",
+        "transports",
+        "listeners",
+        "watched",
+        "turns",
+        "polls",
+        "callbacks",
+        "handoffs",
+        "wakeups",
+        "idle_time",
+        "longest_turn",
+        "longest_callback",
+    )
+    @property
+    def ready(self) -> int: ...
+    @property
+    def timers(self) -> int: ...
+    @property
+    def timers_cancelled(self) -> int: ...
+    @property
+    def transports(self) -> int: ...
+    @property
+    def listeners(self) -> int: ...
+    @property
+    def watched(self) -> int: ...
+    @property
+    def turns(self) -> int: ...
+    @property
+    def polls(self) -> int: ...
+    @property
+    def callbacks(self) -> int: ...
+    @property
+    def handoffs(self) -> int: ...
+    @property
+    def wakeups(self) -> int: ...
+    @property
+    def idle_time(self) -> float: ...
+    @property
+    def longest_turn(self) -> float: ...
+    @property
+    def longest_callback(self) -> float: ...
 
 @disjoint_base
 class Loop:
@@ -63,3 +133,8 @@ class Loop:
     ) -> None: ...
     def remove_reader(self, fd: FileDescriptorLike) -> bool: ...
     def remove_writer(self, fd: FileDescriptorLike) -> bool: ...
+    def stats(self, *, reset: bool = False) -> LoopStats: ...
+    def set_slow_callback_hook(
+        self, threshold: float, callback: _SlowHook | None
+    ) -> None: ...
+    def get_slow_callback_hook(self) -> tuple[float, _SlowHook] | None: ...

@@ -27,7 +27,6 @@ STDLIB_NAMES = (
     ("asyncio.base_events:BaseEventLoop", "_set_coroutine_origin_tracking"),
     ("asyncio.base_events:Server", "_attach"),
     ("asyncio.base_events:Server", "_detach"),
-    ("asyncio.base_events", "_format_handle"),
     ("asyncio.constants", "_SendfileMode"),
     ("asyncio.events:Handle", "_repr_info"),
     ("asyncio.futures", "_convert_future_exc"),
