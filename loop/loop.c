@@ -568,6 +568,7 @@ static PyMethodDef loop_methods[] = {
     {"_resolve", FAST(loop_resolve), NULL},
     {"_resolve_address", FAST(loop_resolve_address), NULL},
     {"_getaddrinfo", FAST(loop_numeric_getaddrinfo), NULL},
+    {"_open_stream", FAST(loop_open_stream), NULL},
     {"_make_stream", FAST(loop_make_stream), NULL},
     {"_make_datagram", FAST(loop_make_datagram), NULL},
     {"_listen", FAST(loop_listen), NULL},

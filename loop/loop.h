@@ -191,14 +191,18 @@ PyObject *loop_try_recvfrom_into(PlLoop *self, PyObject *const *args,
                                  Py_ssize_t nargs);
 PyObject *loop_try_send(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *loop_try_accept(PlLoop *self, PyObject *sock);
-/* connect(): True, a future while it is under way, or OSError with asyncio's
-   text. */
-PyObject *pl_connect(PlLoop *loop, int fd, const struct sockaddr *name,
-                     unsigned length);
 PyObject *loop_try_connect(PlLoop *self, PyObject *const *args,
                            Py_ssize_t nargs);
 PyObject *loop_finish_connect(PlLoop *self, PyObject *const *args,
                               Py_ssize_t nargs);
+
+/* connect.c */
+/* connect(): True, a future while it is under way, or OSError with asyncio's
+   text. */
+PyObject *pl_connect(PlLoop *loop, int fd, const struct sockaddr *name,
+                     unsigned length, bool first);
+PyObject *loop_open_stream(PlLoop *self, PyObject *const *args,
+                           Py_ssize_t nargs);
 
 /* dns.c */
 /* Lets go of the futures of unfinished requests, before the core closes. */

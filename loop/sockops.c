@@ -368,43 +368,6 @@ loop_try_accept(PlLoop *self, PyObject *listener)
 
 /* -- connect ------------------------------------------------------------- */
 
-/* Called once more, connect() tells how it went; within the machine the
-   handshake is over by then. */
-PyObject *
-pl_connect(PlLoop *self, int fd, const struct sockaddr *name, unsigned length)
-{
-    int err = connect(fd, name, length) == 0 ? 0 : errno;
-
-    if (err == EINPROGRESS) {
-        err = connect(fd, name, length) == 0 ? 0 : errno;
-    }
-    switch (err) {
-    case 0:
-    case EISCONN:
-        Py_RETURN_TRUE;
-    case EINPROGRESS:
-    case EALREADY:
-    case EINTR:
-        return pl_loop_wait(self, fd, PL_WRITE);
-    }
-    PyObject *address = pl_sockaddr_object(name, length);
-    PyObject *text =
-        address == NULL
-            ? NULL
-            : PyUnicode_FromFormat("Connect call failed %R", address);
-    PyObject *exc =
-        text == NULL ? NULL
-                     : PyObject_CallFunction(PyExc_OSError, "iO", err, text);
-
-    if (exc != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-    }
-    Py_XDECREF(exc);
-    Py_XDECREF(text);
-    Py_XDECREF(address);
-    return NULL;
-}
-
 static PyObject *
 connect_once(PlLoop *self, PyObject *sock, PyObject *address, bool first)
 {
@@ -422,7 +385,7 @@ connect_once(PlLoop *self, PyObject *sock, PyObject *address, bool first)
     if (first && PySys_Audit("socket.connect", "OO", sock, address) < 0) {
         return NULL;
     }
-    return pl_connect(self, fd, (struct sockaddr *)&name, length);
+    return pl_connect(self, fd, (struct sockaddr *)&name, length, first);
 }
 
 /* _try_connect(sock, address) */

@@ -6,7 +6,6 @@ what runs once per loop, per server or per outgoing connection.
 """
 
 import asyncio
-import errno
 import signal
 import socket
 import sys
@@ -343,54 +342,6 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             transp = _FlowControlled(transp)
         return await super()._sendfile_fallback(transp, file, offset, count)
 
-    # -- connecting ----------------------------------------------------
-
-    async def create_connection(
-        self, protocol_factory, host=None, port=None, **options
-    ):
-        """asyncio's, with a short way for numeric addresses."""
-        family = 0 if options or self._debug else _numeric_family(host)
-        if not family or type(port) is not int or not 0 <= port < 65536:
-            return await super().create_connection(
-                protocol_factory, host, port, **options
-            )
-        address = (host, port)
-        if family == socket.AF_INET6:
-            address += (0, 0)
-        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            sock.setblocking(False)
-            await self._connect(sock, address)
-            protocol = protocol_factory()
-            waiter = self.create_future()
-            transport = self._make_stream(sock, protocol, waiter, None, None)
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            await waiter
-        except BaseException:
-            transport.close()
-            raise
-        return transport, protocol
-
-    async def _connect(self, sock, address):
-        err = sock.connect_ex(address)
-        if err == errno.EINPROGRESS:
-            # Within the machine the handshake is over by now.
-            err = sock.connect_ex(address)
-        if err in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
-            fd = sock.fileno()
-            writable = self.create_future()
-            self._add_writer(fd, _wake, writable)
-            try:
-                await writable
-            finally:
-                self._remove_writer(fd)
-            err = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if err and err != errno.EISCONN:
-            raise OSError(err, f"Connect call failed {address}")
-
     # -- child processes -----------------------------------------------
 
     async def _make_subprocess_transport(
@@ -415,21 +366,3 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             await transport._wait()
             raise
         return transport
-
-
-def _numeric_family(host):
-    """The family of an address that needs no look-up, else 0."""
-    if type(host) is not str or "%" in host:
-        return 0
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except (OSError, ValueError):
-            continue
-        return family
-    return 0
-
-
-def _wake(future):
-    if not future.done():
-        future.set_result(None)

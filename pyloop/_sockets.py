@@ -1,4 +1,4 @@
-"""loop.sock_*: asyncio's methods, by one system call where that suffices.
+"""loop.sock_* and create_connection(): by one system call where that suffices.
 
 Each method first has the C loop try (loop/sockops.c), which answers with the
 result, with a future when the call would block, or with NotImplemented when
@@ -12,6 +12,7 @@ cancellation loses nothing.
 """
 
 import asyncio
+import types
 from asyncio import Future
 
 
@@ -94,3 +95,40 @@ class SocketCalls(asyncio.SelectorEventLoop):
             done = self._finish_connect(sock, address)
         if done is NotImplemented:
             await super().sock_connect(sock, address)
+
+    async def create_connection(
+        self, protocol_factory, host=None, port=None, **options
+    ):
+        """Connect to a TCP server; (transport, protocol)."""
+        made = (
+            NotImplemented
+            if options
+            else self._open_stream(protocol_factory, host, port)
+        )
+        if made is NotImplemented:
+            return await super().create_connection(
+                protocol_factory, host, port, **options
+            )
+        if type(made) is not tuple:
+            made = await self._connected(made, (host, port), protocol_factory)
+        try:
+            await _turn()  # behind connection_made() in the ready ring
+        except BaseException:
+            made[0].close()
+            raise
+        return made
+
+    async def _connected(self, sock, address, protocol_factory):
+        try:
+            await self.sock_connect(sock, address)
+            protocol = protocol_factory()
+            transport = self._make_stream(sock, protocol, None, None, None)
+        except BaseException:
+            sock.close()
+            raise
+        return transport, protocol
+
+
+@types.coroutine
+def _turn():
+    yield

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import gc
+import os
 import socket
 import ssl
 import sys
@@ -12,10 +13,13 @@ from support import (
     Recorder,
     async_error,
     client_tls,
+    handler_calls,
     has_ipv6,
     may_drop_sockets,
+    no_free_fds,
     open_fds,
     refusing_address,
+    run_script,
     server_tls,
     turns,
     unix_path,
@@ -538,6 +542,209 @@ async def test_protocol_factory_that_fails(listening):
         await loop.create_connection(factory, *listening)
     gc.collect()
     assert open_fds().keys() == before.keys()
+
+
+async def test_connection_that_takes_a_while():
+    """Longer than the handshake within a machine: it is waited for."""
+    loop = asyncio.get_running_loop()
+    listener, socks = await blackhole()
+    task = asyncio.ensure_future(
+        loop.create_connection(Recorder, *listener.getsockname())
+    )
+    await turns(10)
+    assert not task.done()
+    listener.setblocking(False)
+    while not task.done():  # the queue is let go of, and the kernel asks again
+        accepting = asyncio.ensure_future(loop.sock_accept(listener))
+        await asyncio.wait([accepting, task], return_when="FIRST_COMPLETED")
+        if accepting.done():
+            socks.append(accepting.result()[0])
+        else:
+            accepting.cancel()
+            await asyncio.wait([accepting])
+    transport, protocol = await task
+    assert transport.get_extra_info("peername") == listener.getsockname()
+    transport.abort()
+    await protocol.lost
+    for sock in [listener, *socks]:
+        sock.close()
+
+
+@pytest.mark.parametrize(
+    "family, host, connected_to",
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET, "0.0.0.0", "127.0.0.1"),
+        pytest.param(socket.AF_INET6, "::1", "::1", marks=needs_ipv6),
+        pytest.param(socket.AF_INET6, "::", "::1", marks=needs_ipv6),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+async def test_what_the_transport_shows(family, host, connected_to):
+    loop = asyncio.get_running_loop()
+    with socket.create_server((connected_to, 0), family=family) as listener:
+        transport, protocol = await loop.create_connection(
+            Recorder, host, listener.getsockname()[1]
+        )
+        peer, name = listener.accept()
+        peer.close()
+        assert transport.get_extra_info("peername") == listener.getsockname()
+        assert transport.get_extra_info("sockname") == name
+        sock = transport.get_extra_info("socket")
+        assert sock.family is family and sock.type is socket.SOCK_STREAM
+        assert sock.proto == socket.IPPROTO_TCP and sock.gettimeout() == 0
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not os.get_inheritable(sock.fileno())
+        transport.abort()
+        await protocol.lost
+        assert transport.get_extra_info("sockname") == name
+
+
+async def test_made_before_it_is_returned(listening):
+    loop = asyncio.get_running_loop()
+    order = []
+
+    class Peer(asyncio.Protocol):
+        def connection_made(self, transport):
+            order.append("made")
+
+        def data_received(self, data):
+            order.append("data")
+            transport.close()
+
+        def connection_lost(self, exc):
+            lost.set_result(None)
+
+    lost = loop.create_future()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+
+        async def greet():
+            conn, _ = await loop.sock_accept(listener)
+            with conn:
+                await loop.sock_sendall(conn, b"hello")
+
+        greeting = asyncio.ensure_future(greet())
+        loop.call_soon(order.append, "scheduled before")
+        transport, _ = await loop.create_connection(
+            Peer, *listener.getsockname()
+        )
+        order.append("returned")
+        await greeting
+        await lost
+    assert order == ["scheduled before", "made", "returned", "data"]
+
+
+def test_connection_made_that_fails(agree, listening):
+    """The loop's exception handler has it, and the connection stands."""
+
+    class Peer(asyncio.Protocol):
+        def connection_made(self, transport):
+            raise ZeroDivisionError
+
+    async def scenario(loop):
+        calls = handler_calls(loop)
+        transport, _ = await loop.create_connection(Peer, *listening)
+        seen = [
+            (sorted(call), type(call["exception"]), call["message"][:21])
+            for call in calls
+        ]
+        transport.abort()
+        await turns(3)
+        return seen, transport.is_closing()
+
+    assert agree(scenario)[0]
+
+
+def test_no_descriptor_left_to_connect_with(agree, listening):
+    async def scenario(loop):
+        with no_free_fds():
+            return await async_error(
+                loop.create_connection(asyncio.Protocol, *listening)
+            )
+
+    assert agree(scenario) == (OSError, "[Errno 24] Too many open files")
+
+
+@pytest.mark.parametrize(
+    "host, port",
+    [
+        ("127.0.0.1", 1 << 16),
+        ("127.0.0.1", -1),
+        ("127.0.0.1", "no-such-service"),
+        ("127.0.0.1", 9.5),
+        ("127.0.0.1", None),
+        ("127.0.0.1\0", 9),
+        ("fe80::1%nowhere", 9),
+        (None, None),
+        (5, 9),
+        ("255.255.255.255", 9),
+    ],
+    ids=ascii,
+)
+def test_addresses_that_cannot_be(agree, host, port):
+    async def scenario(loop):
+        return await async_error(
+            loop.create_connection(asyncio.Protocol, host, port)
+        )
+
+    agree(scenario)
+
+
+def test_connecting_in_debug_mode(loop, listening):
+    loop.set_debug(True)
+
+    async def main():
+        transport, protocol = await loop.create_connection(
+            Recorder, *listening
+        )
+        transport.close()
+        await protocol.lost
+
+    loop.run_until_complete(main())
+    loop.set_debug(False)
+
+
+def test_audit_hooks_see_it(loop_name):
+    code = """
+    import asyncio, socket, sys
+    seen = []
+    def hook(event, args):
+        if event in ("socket.connect", "socket.getaddrinfo"):
+            seen.append((event, args[1]))
+    sys.addaudithook(hook)
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = listener.getsockname()
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, *address)
+            transport.abort()
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                await loop.sock_connect(sock, address)
+        await loop.getaddrinfo("127.0.0.1", 80)
+        assert seen == [("socket.connect", address)] * 2 + [
+            ("socket.getaddrinfo", 80)], seen
+    run(main())
+    """
+    run_script(loop_name, code)
+
+
+async def test_loop_turns_between_connections(listening):
+    """However quick they are, connecting over and over starves nobody, and
+    what was closed is closed."""
+    loop = asyncio.get_running_loop()
+    turned = []
+    before = len(open_fds())
+    for n in range(50):
+        loop.call_soon(turned.append, n)
+        transport, _ = await loop.create_connection(
+            asyncio.Protocol, *listening
+        )
+        transport.abort()
+        assert len(turned) == n + 1
+        assert len(open_fds()) < before + 5
 
 
 async def test_many_connections_at_once(listening):

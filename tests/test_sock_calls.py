@@ -598,6 +598,21 @@ def test_words_of_a_refused_connection(agree, family):
             assert error[0] is ConnectionRefusedError
 
 
+def test_connecting_twice(agree):
+    async def scenario(loop):
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.socket() as sock,
+        ):
+            sock.setblocking(False)
+            await loop.sock_connect(sock, listener.getsockname())
+            return await async_error(
+                loop.sock_connect(sock, listener.getsockname())
+            )
+
+    assert agree(scenario) is None
+
+
 # -- coroutines, as asyncio's are
 
 
