@@ -21,7 +21,7 @@ BIN = $(VENV)/bin
 # Paths from here: the recipes change directory for the sanitizers' copies.
 ABS_BIN = $(if $(filter /%,$(BIN)),$(BIN),$(CURDIR)/$(BIN))
 C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
-	tests/capi/*.[ch] bench/*.[ch])
+	tests/capi/*.[ch] bench/*.[ch] examples/native_server/*.[ch])
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
 .PHONY: help run build test bench lint format asan ubsan tsan fuzz ctest \
