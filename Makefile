@@ -24,7 +24,7 @@ C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
 	tests/capi/*.[ch] bench/*.[ch] examples/native_server/*.[ch])
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
-.PHONY: help run build test bench lint format asan ubsan tsan fuzz ctest \
+.PHONY: help run build test bench lint format asan ubsan tsan fuzz soak ctest \
 	stubtest wheel sdist clean
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo 'make litmus    10^8 posts to a loop that sleeps and wakes (POSTS=)'
 	@echo 'make asan      the tests under AddressSanitizer; ubsan likewise'
 	@echo 'make fuzz      random programs under ASan (MINUTES=1)'
+	@echo 'make soak      everything at once, nothing may grow (MINUTES=1)'
 	@echo 'make tsan      C tests, and with TSAN_PYTHON= the thread tests'
 	@echo 'make lint      check format and style; make format applies them'
 	@echo 'make stubtest  check pyloop/*.pyi against the built module'
@@ -110,6 +111,11 @@ ubsan:
 fuzz:
 	$(call checked_run,address,$(ASAN_ENV),python -X faulthandler \
 		tests/fuzz.py --minutes $(MINUTES) $(ARGS))
+
+# Everything at once for MINUTES; memory and descriptors have to stay flat.
+soak:
+	$(call prepare,tests/requirements.txt)
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) $(ARGS)
 
 # ThreadSanitizer sees a data race only if the interpreter is built with it
 # too (./configure --with-thread-sanitizer): TSAN_PYTHON names such a one.
