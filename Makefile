@@ -88,7 +88,7 @@ define checked_run
 	--exclude=__pycache__ --exclude=./build --exclude=./.git . | \
 	tar -xf - -C build/$(1)-$(TAG)
 @cd build/$(1)-$(TAG) && PYLOOP_SANITIZE=$(1) $(ABS_BIN)/python $(BUILD_EXT)
-cd build/$(1)-$(TAG) && env PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
+cd build/$(1)-$(TAG) && env PYLOOP_SANITIZE=$(1) PYTHONPATH=$(CURDIR)/build/$(1)-$(TAG) \
 	$(if $(findstring t,$(TAG)),,PYTHONMALLOC=malloc) $(2) $(ABS_BIN)/$(3)
 endef
 
@@ -121,13 +121,15 @@ soak:
 # too (./configure --with-thread-sanitizer): TSAN_PYTHON names such a one.
 tsan: ctest-thread
 ifneq ($(TSAN_PYTHON),)
-	$(MAKE) do-tsan PYTHON='$(TSAN_PYTHON)' VENV=build/venv-tsan
+	$(MAKE) do-tsan PYTHON='$(TSAN_PYTHON)' \
+		VENV='build/venv-tsan-$(notdir $(TSAN_PYTHON))'
 else
 	@echo 'tsan: C tests only; TSAN_PYTHON=... also runs the Python tests'
 endif
 
 .PHONY: do-tsan
-do-tsan: ARGS := $(or $(ARGS),tests/threads tests/test_threadsafe.py)
+do-tsan: ARGS := $(or $(ARGS),tests/threads tests/test_threadsafe.py \
+	tests/test_run_coroutine_threadsafe.py tests/capi -m 'not slow')
 do-tsan: export TSAN_OPTIONS = report_bugs=0:exitcode=0
 do-tsan:
 	$(call checked_tests,thread,\

@@ -111,7 +111,9 @@ class _Key:
 class _FlowControlled:
     """A stream transport where asyncio wants its own mixin to be a base."""
 
-    __class__ = transports._FlowControlMixin  # type: ignore[assignment]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return transports._FlowControlMixin
 
     def __init__(self, stream):
         self._stream = stream
