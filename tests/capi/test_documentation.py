@@ -6,8 +6,8 @@ import subprocess
 import sys
 import sysconfig
 
-
 import building
+
 import pyloop
 
 ROOT = os.path.dirname(os.path.dirname(building.HERE))
