@@ -71,6 +71,7 @@ STDLIB_NAMES = (
         "_make_subprocess_transport",
     ),
     ("asyncio.unix_events:_UnixSelectorEventLoop", "_process_self_data"),
+    ("asyncio.unix_events:_UnixSelectorEventLoop", "_sock_sendfile_native"),
     ("asyncio.unix_events:_UnixSubprocessTransport", "_check_proc"),
     ("asyncio.unix_events:_UnixSubprocessTransport", "_process_exited"),
     ("asyncio.unix_events:_UnixSubprocessTransport", "_wait"),

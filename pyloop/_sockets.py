@@ -12,8 +12,13 @@ cancellation loses nothing.
 """
 
 import asyncio
+import errno
+import os
 import types
 from asyncio import Future
+from asyncio.exceptions import SendfileNotAvailableError
+
+_SENDFILE_MAX = 1 << 30  # what fits in a call everywhere
 
 
 class SocketCalls(asyncio.SelectorEventLoop):
@@ -95,6 +100,47 @@ class SocketCalls(asyncio.SelectorEventLoop):
             done = self._finish_connect(sock, address)
         if done is NotImplemented:
             await super().sock_connect(sock, address)
+
+    async def _sock_sendfile_native(self, sock, file, offset, count):
+        """asyncio's, waiting in the middle instead of starting anew; so the
+        file's position is right after a cancellation as well."""
+        try:
+            fileno = file.fileno()
+            size = os.fstat(fileno).st_size
+        except (AttributeError, OSError):
+            raise SendfileNotAvailableError("not a regular file")
+        sent, waited = 0, False
+        try:
+            while sent < count if count else size:
+                try:
+                    n = os.sendfile(
+                        sock.fileno(),
+                        fileno,
+                        offset + sent,
+                        min(count - sent if count else size, _SENDFILE_MAX),
+                    )
+                except (BlockingIOError, InterruptedError):
+                    pass
+                except OSError as exc:
+                    if not sent:
+                        raise SendfileNotAvailableError(
+                            "os.sendfile call failed"
+                        ) from None
+                    if waited and exc.errno == errno.ENOTCONN:
+                        raise ConnectionError(
+                            "socket is not connected", errno.ENOTCONN
+                        ) from exc
+                    raise
+                else:
+                    sent += n
+                    if not n or sent == count:
+                        break
+                await self._until_ready(sock, self._wait_writable(sock))
+                waited = True
+        finally:
+            if sent:
+                os.lseek(fileno, offset + sent, os.SEEK_SET)
+        return sent
 
     async def create_connection(
         self, protocol_factory, host=None, port=None, **options

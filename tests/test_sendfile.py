@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import io
+import os
 import socket
 
 import pytest
@@ -225,6 +226,126 @@ async def test_cancelled_sendfile(file, pyloop_only):
         with pytest.raises(asyncio.CancelledError):
             await sending
         await read_all(peer, 10_000_000)
+
+
+async def test_cancelled_sock_sendfile(file, pyloop_only):
+    """The file's position tells what was sent, so one can go on from there;
+    asyncio leaves it where it was."""
+    loop = asyncio.get_running_loop()
+    near, far = small_pair()
+    with near, far:
+        received, cancelled = bytearray(), 0
+        while file.tell() < SIZE and cancelled < 5:
+            sending = asyncio.ensure_future(
+                loop.sock_sendfile(near, file, file.tell())
+            )
+            await turns(3)
+            if not sending.done():
+                assert sending.cancel()
+                await asyncio.wait([sending])
+                assert loop.remove_writer(near) is False
+                cancelled += 1
+            while len(received) < file.tell():
+                received += await loop.sock_recv(far, 1 << 16)
+        assert cancelled
+        rest = SIZE - file.tell()
+        await asyncio.gather(
+            loop.sock_sendfile(near, file, file.tell()),
+            receive_more(far, received, rest),
+        )
+        assert received == DATA
+
+
+async def receive_more(sock, received, size):
+    received += await read_all(sock, size)
+
+
+async def test_sock_sendfile_in_order(file):
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+
+        async def send():
+            await loop.sock_sendall(near, b"before")
+            await loop.sock_sendfile(near, file, 10, 1_000_000)
+            await loop.sock_sendall(near, b"between")
+            await loop.sock_sendfile(near, io.BytesIO(b"fallback"))
+            await loop.sock_sendall(near, b"after")
+
+        expected = b"before" + DATA[10:1_000_010] + b"betweenfallbackafter"
+        _, received = await asyncio.gather(
+            send(), read_all(far, len(expected))
+        )
+        assert received == expected
+
+
+async def test_sendfile_from_a_pipe():
+    """The system call takes files only; the rest is read and sent."""
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    reading, writing = os.pipe()
+    with near, far, open(reading, "rb") as file, open(writing, "wb") as end:
+        end.write(DATA[:30_000])
+        end.flush()
+        kind, text = await async_error(
+            loop.sock_sendfile(near, file, 0, 30_000, fallback=False)
+        )
+        assert kind is asyncio.SendfileNotAvailableError
+        sent, received = await asyncio.gather(
+            loop.sock_sendfile(near, Unseekable(file), 0, 30_000),
+            read_all(far, 30_000),
+        )
+        assert sent == 30_000 and received == DATA[:30_000]
+
+
+class Unseekable:
+    """asyncio asks for seek() only where there is one."""
+
+    def __init__(self, file):
+        self.mode = "rb"
+        self.fileno = file.fileno
+        self.readinto = file.readinto
+
+
+async def test_file_cut_short_while_it_is_sent(tmp_path):
+    loop = asyncio.get_running_loop()
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    near, far = small_pair()
+    with near, far, open(path, "rb") as file:
+        sending = asyncio.ensure_future(loop.sock_sendfile(near, file))
+        await turns(5)
+        assert not sending.done()
+        os.truncate(path, 0)
+        far.setblocking(False)
+        received = bytearray()
+        while not sending.done():
+            receiving = asyncio.ensure_future(loop.sock_recv(far, 1 << 16))
+            await asyncio.wait(
+                [sending, receiving], return_when="FIRST_COMPLETED"
+            )
+            if receiving.done():
+                received += receiving.result()
+            else:
+                receiving.cancel()
+                await asyncio.wait([receiving])
+        sent = await sending
+        assert 0 < sent < SIZE and file.tell() == sent
+        received += await read_all(far, sent - len(received))
+        assert len(received) == sent
+
+
+async def test_peer_gone_during_sock_sendfile(file):
+    loop = asyncio.get_running_loop()
+    near, far = small_pair()
+    with near, far:
+        sending = asyncio.ensure_future(loop.sock_sendfile(near, file))
+        await turns(5)
+        assert not sending.done()
+        far.close()
+        kind, _ = await async_error(sending)
+        assert issubclass(kind, ConnectionError)
+        assert 0 < file.tell() < SIZE
 
 
 def test_bad_arguments(agree, tmp_path):
