@@ -1,10 +1,9 @@
 /* The datagram transport, for sockets of any address family.
 
-   asyncio's _SelectorDatagramTransport in behaviour: one datagram for each
-   turn of the loop, so that what a datagram has scheduled runs before the
-   next one is delivered; an OSError goes to error_received() and the endpoint
-   lives; a send is tried at once and waits in the queue only when the socket
-   is full.
+   asyncio's _SelectorDatagramTransport in behaviour: what a datagram has
+   scheduled runs before the next one is delivered; an OSError goes to
+   error_received() and the endpoint lives; a send is tried at once and waits
+   in the queue only when the socket is full.
 
    IPv4, IPv6 and Unix sockets are read and written by our own system calls.
    What those cannot take over (a name to look up, another address family, a
@@ -13,8 +12,7 @@
 
    Reading is by recvfrom: for 16 datagrams that wait recvmmsg took 506 ns
    each, recvfrom 478; for a single one 1051 against 651.  What is saved is
-   the poll between two datagrams: while nothing else is ready, the next turn
-   tries to read without it. */
+   the turn and its poll between two datagrams, while nothing else is ready. */
 
 #include "udp.h"
 
@@ -24,8 +22,12 @@
 #include <structmember.h>
 #include <sys/socket.h>
 
-#define MISSES_MAX 4     /* reads in vain, then only … */
-#define HOPE_EVERY 16    /* … one in so many is followed by another */
+/* Reads for one poll: others wait meanwhile. */
+#define MAX_READS 16
+#define READ_NS 100000
+
+#define MISSES_MAX 4     /* second reads in vain, then only … */
+#define HOPE_EVERY 16    /* … one in so many reads is followed by another */
 
 /* An address in both forms: most datagrams come from or go to the one that
    was met last. */
@@ -47,8 +49,7 @@ typedef struct {
     pl_ring queue;        /* not sent yet: bytes, address, bytes, … */
     pl_peer from;         /* of the last datagram received */
     pl_peer to;           /* … sent to an address that had to be parsed */
-    uint8_t trying;       /* this read did not wait for the poll */
-    uint8_t misses;       /* such reads in vain, in a row */
+    uint8_t misses;       /* second reads in vain, in a row */
     uint8_t reads;        /* counts to HOPE_EVERY */
 } PlDatagram;
 
@@ -198,46 +199,22 @@ receive(PlDatagram *self, PyObject **data, PyObject **address)
     return 1;
 }
 
-/* With nothing else ready the next turn would only poll: it reads first.  In
-   vain a few times, and it is rarely done, until it works again. */
+/* 1: delivered; 0: there was none, or an error that has been dealt with. */
 static int
-try_again(PlDatagram *self)
+read_one(PlDatagram *self)
 {
-    PlLoop *loop = self->loop;
-
-    if (pl_ring_count(&loop->ready) > 0 || loop->debug || loop->stopping ||
-        !(self->flags & PL_S_READING) ||
-        (self->misses >= MISSES_MAX && ++self->reads % HOPE_EVERY != 0))
-    {
-        return 0;
-    }
-    self->trying = 1;
-    return pl_transport_on_events(&self->base, PL_READ);
-}
-
-static int
-datagram_read(PlTransport *transport)
-{
-    PlDatagram *self = (PlDatagram *)transport;
     pl_state *st = self->loop->st;
     PyObject *data, *address;
-    int tried = self->trying;
 
-    self->trying = 0;
     switch (receive(self, &data, &address)) {
     case 0:
-        self->misses += tried && self->misses < MISSES_MAX;
         return 0;
     case -1:
-        if (failed(self, "Fatal read error on datagram transport") < 0) {
-            return report(self, st->str__read_ready);
-        }
-        return 0;
+        return failed(self, "Fatal read error on datagram transport") < 0
+                   ? report(self, st->str__read_ready)
+                   : 0;
     }
-    if (tried) {
-        self->misses = 0;
-    }
-    PyObject *protocol = pl_transport_protocol(transport);
+    PyObject *protocol = pl_transport_protocol(&self->base);
     PyObject *args[] = {protocol, data, address};
     PyObject *result =
         PyObject_VectorcallMethod(st->str_datagram_received, args,
@@ -247,12 +224,42 @@ datagram_read(PlTransport *transport)
     Py_DECREF(data);
     Py_DECREF(address);
     if (result == NULL) {
-        if (report(self, st->str__read_ready) < 0) {
-            return -1;
+        return report(self, st->str__read_ready) < 0 ? -1 : 1;
+    }
+    Py_DECREF(result);
+    return 1;
+}
+
+/* With nothing else ready the next turn would only poll, and come back.  In
+   vain a few times, and it is rarely tried, until it works again. */
+static bool
+may_go_on(PlDatagram *self)
+{
+    PlLoop *loop = self->loop;
+
+    return pl_ring_count(&loop->ready) == 0 && !loop->debug &&
+           !loop->stopping && (self->flags & PL_S_READING) &&
+           !pl_inbox_pending(&loop->core->inbox) &&
+           (self->misses < MISSES_MAX || ++self->reads % HOPE_EVERY == 0) &&
+           pl_now_ns() - loop->polled_ns < READ_NS;
+}
+
+static int
+datagram_read(PlTransport *transport)
+{
+    PlDatagram *self = (PlDatagram *)transport;
+    int status = read_one(self);
+
+    for (int i = 1; status > 0 && i < MAX_READS && may_go_on(self); i++) {
+        status = read_one(self);
+        if (status > 0) {
+            self->misses = 0;
+        }
+        else if (i == 1 && self->misses < MISSES_MAX) {
+            self->misses++;
         }
     }
-    Py_XDECREF(result);
-    return try_again(self);
+    return status < 0 ? -1 : 0;
 }
 
 /* -- sending ----------------------------------------------------------- */

@@ -463,6 +463,29 @@ def test_two_endpoints_take_turns(agree):
     assert agree(scenario) == [2, 2, 2, 2]
 
 
+async def test_endless_traffic_starves_nobody():
+    """An endpoint that answers itself for ever; all else goes on."""
+
+    class Endless(DatagramRecorder):
+        wanted = True
+
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            if self.wanted:
+                self.transport.sendto(data, addr)
+
+    loop = asyncio.get_running_loop()
+    transport, protocol = await noisy(Endless, 3)
+    await protocol.until(lambda: protocol.received)
+    await asyncio.sleep(0.001)
+    await loop.run_in_executor(None, int)
+    other, other_protocol = await endpoint()
+    other.sendto(b"x", name(other))
+    await other_protocol.until(lambda: other_protocol.received)
+    protocol.wanted = False
+    await close(transport, other)
+
+
 @pytest.mark.parametrize("method", ["close", "abort", "pause_reading"])
 def test_no_more_after(agree, method):
     """Others are waiting when the first says stop."""
