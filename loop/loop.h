@@ -114,6 +114,9 @@ PyObject *pl_only_argument(const char *method, const char *name,
                            PyObject *kwnames);
 
 /* task.c */
+/* Task(coroutine, loop=self, **keywords): args are the coroutine and the
+   values of at most three keywords. */
+PyObject *pl_task_new(PlLoop *self, PyObject *const *args, PyObject *kwnames);
 PyObject *loop_create_task(PlLoop *self, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_create_future(PlLoop *self, PyObject *unused);

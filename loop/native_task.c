@@ -225,11 +225,13 @@ make_task(PlLoop *loop, const pyloop_task *task, PyObject *awaitable)
             names[count] = st->str_context;
             stack[2 + count++] = task->context;
         }
-        if ((task->flags & PYLOOP_TASK_EAGER) && PL_EAGER_TASKS &&
+        int eager =
+            (task->flags & PYLOOP_TASK_EAGER) && PL_EAGER_TASKS &&
             !loop->debug &&
             atomic_load_explicit(&loop->thread, memory_order_relaxed) != 0 &&
-            (loop->task_factory == NULL || loop->task_factory == Py_None))
-        {
+            (loop->task_factory == NULL || loop->task_factory == Py_None);
+
+        if (eager) {
             names[count] = st->str_eager_start;
             stack[2 + count++] = Py_True;
         }
@@ -245,7 +247,10 @@ make_task(PlLoop *loop, const pyloop_task *task, PyObject *awaitable)
                 PyTuple_SET_ITEM(kwnames, i, Py_NewRef(names[i]));
             }
         }
-        object = loop_create_task(loop, stack + 1, 1, kwnames);
+        /* Eager start is the Task's keyword: not every version's
+           create_task() has it. */
+        object = eager ? pl_task_new(loop, stack + 1, kwnames)
+                       : loop_create_task(loop, stack + 1, 1, kwnames);
         Py_XDECREF(kwnames);
     }
     Py_DECREF(awaitable);

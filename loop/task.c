@@ -43,20 +43,11 @@ plain_keywords(pl_state *st, PyObject *kwnames)
     return true;
 }
 
-/* Task(coro, loop=self, **kwargs) */
 PyObject *
-loop_create_task(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-                 PyObject *kwnames)
+pl_task_new(PlLoop *self, PyObject *const *args, PyObject *kwnames)
 {
     Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-
-    if (self->closed || self->debug || nargs != 1 ||
-        !plain_keywords(self->st, kwnames) ||
-        (self->task_factory != NULL && self->task_factory != Py_None))
-    {
-        return create_task_of_asyncio(self, args, nargs, kwnames);
-    }
-    PyObject *stack[1 + 1 + 1 + 2];
+    PyObject *stack[1 + 1 + 1 + 3];
     PyObject *names = self->st->loop_kwnames;
 
     stack[1] = args[0];
@@ -81,6 +72,19 @@ loop_create_task(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(names);
     }
     return task;
+}
+
+PyObject *
+loop_create_task(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    if (self->closed || self->debug || nargs != 1 ||
+        !plain_keywords(self->st, kwnames) ||
+        (self->task_factory != NULL && self->task_factory != Py_None))
+    {
+        return create_task_of_asyncio(self, args, nargs, kwnames);
+    }
+    return pl_task_new(self, args, kwnames);
 }
 
 int
