@@ -77,15 +77,20 @@ def slow():
     time.sleep(0.02)
 
 
+def naming(word, log):
+    """What was logged of it; a busy machine makes anything slow."""
+    return [text for text in log if word in text]
+
+
 def test_slow_callbacks_are_logged(debug, log):
     debug.slow_callback_duration = 0.01
     debug.call_soon(slow)
     debug.call_soon(int)
     spin(debug)
-    (text,) = log
-    pattern = r"Executing <\w*Handle.* took (0\.0\d\d) seconds"
+    (text,) = naming("slow()", log)
+    pattern = r"Executing <\w*Handle.* took (\d\.\d\d\d) seconds"
     assert re.fullmatch(pattern, text)
-    assert "slow()" in text and __file__ in text
+    assert __file__ in text
 
 
 def test_slow_tasks_are_logged(debug, log):
@@ -95,9 +100,8 @@ def test_slow_tasks_are_logged(debug, log):
         slow()
 
     debug.run_until_complete(debug.create_task(work()))
-    assert len(log) == 1
-    assert log[0].startswith("Executing <Task ")
-    assert "work()" in log[0] and log[0].endswith(" seconds")
+    (text,) = naming("work()", log)
+    assert text.startswith("Executing <Task ") and text.endswith(" seconds")
 
 
 def test_slow_timers_are_logged(debug, log):
@@ -105,8 +109,8 @@ def test_slow_timers_are_logged(debug, log):
     debug.call_later(0.001, slow)
     debug.call_later(0.005, debug.stop)
     debug.run_forever()
-    (text,) = log
-    assert text.startswith("Executing <TimerHandle ") and "slow()" in text
+    (text,) = naming("slow()", log)
+    assert text.startswith("Executing <TimerHandle ")
 
 
 def test_slow_readers_are_logged(debug, log):
@@ -123,7 +127,7 @@ def test_slow_readers_are_logged(debug, log):
         debug.add_reader(near, read)
         debug.run_forever()
         debug.remove_reader(near)
-    assert len(log) == 1 and "read()" in log[0]
+    assert len(naming("read()", log)) == 1
 
 
 def test_nothing_is_logged_without_debug(loop, log):
@@ -135,6 +139,7 @@ def test_nothing_is_logged_without_debug(loop, log):
 
 def test_duration_is_configurable(debug, log):
     assert debug.slow_callback_duration == 0.1
+    debug.slow_callback_duration = 60
     debug.call_soon(slow)
     spin(debug)
     assert log == []
@@ -155,7 +160,9 @@ def test_slow_protocol_callbacks_are_logged(debug, log):
             debug.slow_callback_duration = 10
 
     debug.run_until_complete(main())
-    assert len(log) == 1 and log[0].startswith("Executing ")
+    # The transport, or its handle.
+    reports = [text for text in log if "<Task" not in text]
+    assert len(reports) == 1 and reports[0].startswith("Executing ")
 
 
 def test_source_tracebacks(debug):
@@ -290,6 +297,7 @@ def test_whole_program_in_development_mode(loop_name):
                 async def main():
                     loop = asyncio.get_running_loop()
                     assert loop.get_debug()
+                    loop.slow_callback_duration = 60
                     await loop.run_in_executor(None, int)
                     child = await asyncio.create_subprocess_exec("true")
                     await child.wait()
