@@ -390,6 +390,22 @@ def refusing_address(family=socket.AF_INET, host="127.0.0.1"):
         yield sock.getsockname()[:2]
 
 
+@contextlib.contextmanager
+def silent_listener():
+    """One whose queue is full: connects to it hang."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        while True:
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+            if not select.select([], [sock], [], 0.05)[1]:
+                break
+        yield listener
+
+
 @functools.cache
 def has_ipv6():
     try:

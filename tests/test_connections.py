@@ -21,6 +21,7 @@ from support import (
     refusing_address,
     run_script,
     server_tls,
+    silent_listener,
     turns,
     unix_path,
     until,
@@ -173,21 +174,22 @@ async def test_happy_eyeballs(listening, delay, interleave):
 
 
 async def test_happy_eyeballs_takes_the_address_that_answers(listening):
-    """The first address goes nowhere, the second is right."""
+    """The first address never answers, the second is right."""
     loop = asyncio.get_running_loop()
-    port = listening[1]
+    with silent_listener() as silent:
+        addresses = silent.getsockname(), listening
 
-    async def getaddrinfo(host, port, **kwargs):
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
-            for address in ("192.0.2.1", "127.0.0.1")
-        ]
+        async def getaddrinfo(host, port, **kwargs):
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+                for address in addresses
+            ]
 
-    loop.getaddrinfo = getaddrinfo
-    transport, protocol = await loop.create_connection(
-        Recorder, "name.invalid", port, happy_eyeballs_delay=0.02
-    )
-    del loop.getaddrinfo
+        loop.getaddrinfo = getaddrinfo
+        transport, protocol = await loop.create_connection(
+            Recorder, "name.invalid", 80, happy_eyeballs_delay=0.02
+        )
+        del loop.getaddrinfo
     assert transport.get_extra_info("peername") == listening
     transport.close()
     await protocol.lost
@@ -420,55 +422,32 @@ async def test_tls_handshake_timeout():
 # -- cancellation and failures leave nothing
 
 
-async def blackhole():
-    """A listener whose queue is full: connects hang."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    socks = []
-    while True:
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        socks.append(sock)
-        await asyncio.sleep(0.01)
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-            try:
-                sock.getpeername()
-            except OSError:
-                return listener, socks
-
-
 async def test_cancel_during_connect():
     loop = asyncio.get_running_loop()
-    listener, socks = await blackhole()
-    before = open_fds()
-    for _ in range(3):
-        task = asyncio.ensure_future(
-            loop.create_connection(Recorder, *listener.getsockname())
-        )
-        await turns(10)
-        assert not task.done()
-        assert len(open_fds()) == len(before) + 1
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await turns()
-        assert open_fds().keys() == before.keys()
-    for sock in [listener, *socks]:
-        sock.close()
+    with silent_listener() as listener:
+        before = open_fds()
+        for _ in range(3):
+            task = asyncio.ensure_future(
+                loop.create_connection(Recorder, *listener.getsockname())
+            )
+            await turns(10)
+            assert not task.done()
+            assert len(open_fds()) == len(before) + 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await turns()
+            assert open_fds().keys() == before.keys()
 
 
 async def test_timeout_during_connect():
     loop = asyncio.get_running_loop()
-    listener, socks = await blackhole()
-    before = open_fds()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):
-            await loop.create_connection(Recorder, *listener.getsockname())
-    assert open_fds().keys() == before.keys()
-    for sock in [listener, *socks]:
-        sock.close()
+    with silent_listener() as listener:
+        before = open_fds()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await loop.create_connection(Recorder, *listener.getsockname())
+        assert open_fds().keys() == before.keys()
 
 
 async def test_cancel_at_each_step(listening):
@@ -547,26 +526,31 @@ async def test_protocol_factory_that_fails(listening):
 async def test_connection_that_takes_a_while():
     """Longer than the handshake within a machine: it is waited for."""
     loop = asyncio.get_running_loop()
-    listener, socks = await blackhole()
-    task = asyncio.ensure_future(
-        loop.create_connection(Recorder, *listener.getsockname())
-    )
-    await turns(10)
-    assert not task.done()
-    listener.setblocking(False)
-    while not task.done():  # the queue is let go of, and the kernel asks again
-        accepting = asyncio.ensure_future(loop.sock_accept(listener))
-        await asyncio.wait([accepting, task], return_when="FIRST_COMPLETED")
-        if accepting.done():
-            socks.append(accepting.result()[0])
-        else:
-            accepting.cancel()
-            await asyncio.wait([accepting])
-    transport, protocol = await task
-    assert transport.get_extra_info("peername") == listener.getsockname()
-    transport.abort()
-    await protocol.lost
-    for sock in [listener, *socks]:
+    accepted = []
+    with silent_listener() as listener:
+        task = asyncio.ensure_future(
+            loop.create_connection(Recorder, *listener.getsockname())
+        )
+        await turns(10)
+        assert not task.done()
+        listener.setblocking(False)
+        # The queue is let go of, and the kernel asks again.
+        while not task.done():
+            accepting = asyncio.ensure_future(loop.sock_accept(listener))
+            await asyncio.wait(
+                [accepting, task], return_when="FIRST_COMPLETED"
+            )
+            if accepting.done():
+                accepted.append(accepting.result()[0])
+            else:
+                accepting.cancel()
+                await asyncio.wait([accepting])
+        transport, protocol = await task
+        name = listener.getsockname()
+        assert transport.get_extra_info("peername") == name
+        transport.abort()
+        await protocol.lost
+    for sock in accepted:
         sock.close()
 
 
