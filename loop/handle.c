@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <structmember.h>
+#include <unistd.h>
 
 /* -- memory ------------------------------------------------------------ */
 
@@ -464,9 +465,38 @@ pl_handle_cancel(PlHandle *self)
 
 /* -- as Python sees it ------------------------------------------------- */
 
+/* asyncio's _ThreadSafeHandle holds a lock while it runs: another thread that
+   cancels it, or asks, gets its answer when the callback has ended.  Looked
+   for, up to 1 ms late, so that the thread that runs it pays nothing.  -1
+   when a signal handler raised. */
+static int
+wait_for_callback(PlHandle *self)
+{
+    pl_state *st = self->loop->st;
+    useconds_t pause = 20;
+
+    while ((pl_handle_flags(self) & (PL_THREADSAFE | PL_RUNNING)) ==
+               (PL_THREADSAFE | PL_RUNNING) &&
+           st->asyncio_threadsafe_handle != st->asyncio_handle &&
+           atomic_load(&self->loop->thread) != PyThread_get_thread_ident())
+    {
+        Py_BEGIN_ALLOW_THREADS
+        usleep(pause);
+        Py_END_ALLOW_THREADS
+        pause = pause < 500 ? pause * 2 : 1000;
+        if (PyErr_CheckSignals() < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *
 handle_cancel(PlHandle *self, PyObject *Py_UNUSED(unused))
 {
+    if (wait_for_callback(self) < 0) {
+        return NULL;
+    }
     pl_handle_cancel(self);
     Py_RETURN_NONE;
 }
@@ -474,6 +504,9 @@ handle_cancel(PlHandle *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 handle_cancelled(PlHandle *self, PyObject *Py_UNUSED(unused))
 {
+    if (wait_for_callback(self) < 0) {
+        return NULL;
+    }
     return PyBool_FromLong(pl_handle_flags(self) & PL_CANCELLED);
 }
 

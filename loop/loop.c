@@ -463,6 +463,54 @@ loop_set_thread_id(PlLoop *Py_UNUSED(self), PyObject *Py_UNUSED(value),
     return 0;
 }
 
+/* Appending makes nothing that the collector counts: no code of others runs
+   and changes ring or heap meanwhile. */
+static PyObject *
+waiting(PlLoop *self)
+{
+    PyObject *ready = PyList_New(0);
+    PyObject *timers = PyList_New(0);
+    int status = ready == NULL || timers == NULL ? -1 : 0;
+
+    if (!self->closed) {
+        pl_loop_drain_inbox(self);
+    }
+    for (size_t i = 0; status == 0 && i < pl_ring_count(&self->ready); i++) {
+        void *entry = pl_ring_at(&self->ready, i);
+
+        if (pl_entry_is_work(entry)) {
+            entry = Py_None;
+        }
+        else if ((uintptr_t)entry & 1) {
+            entry = ((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner;
+        }
+        status = PyList_Append(ready, entry);
+    }
+    for (size_t i = 0; status == 0 && i < self->timers.count; i++) {
+        status = PyList_Append(timers, self->timers.entries[i].item);
+    }
+    PyObject *both = status < 0 ? NULL : PyTuple_Pack(2, ready, timers);
+
+    Py_XDECREF(ready);
+    Py_XDECREF(timers);
+    return both;
+}
+
+/* ([handle, transport with an event, or None for native work …],
+    [timer handle …]) */
+static PyObject *
+loop_waiting(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *both = NULL;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (pl_loop_check_thread(self) == 0) {
+        both = waiting(self);
+    }
+    Py_END_CRITICAL_SECTION();
+    return both;
+}
+
 static PyObject *
 loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
 {
@@ -547,7 +595,11 @@ static PyMethodDef loop_methods[] = {
     {"_try_accept", (PyCFunction)loop_try_accept, METH_O, NULL},
     {"_try_connect", FAST(loop_try_connect), NULL},
     {"_finish_connect", FAST(loop_finish_connect), NULL},
+    {"_enter", (PyCFunction)loop_enter, METH_NOARGS, NULL},
+    {"_leave", (PyCFunction)loop_leave, METH_NOARGS, NULL},
     {"_run", (PyCFunction)loop_run, METH_NOARGS, NULL},
+    {"_run_once", (PyCFunction)loop_run_once, METH_NOARGS, NULL},
+    {"_waiting", (PyCFunction)loop_waiting, METH_NOARGS, NULL},
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
     {"stats", (PyCFunction)(void (*)(void))loop_stats,
      METH_VARARGS | METH_KEYWORDS,

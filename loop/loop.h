@@ -54,6 +54,7 @@ struct PlLoop {
     bool debug;
     bool timed;                 /* callbacks are: debug mode, slow_hook */
     bool own_time;              /* time() is overridden: ask Python */
+    bool in_turn;
     PlStream **written;         /* streams to flush at the end of the turn */
     size_t written_count;       /* each entry owns a reference */
     size_t written_capacity;
@@ -120,12 +121,18 @@ PyObject *pl_task_new(PlLoop *self, PyObject *const *args, PyObject *kwnames);
 PyObject *loop_create_task(PlLoop *self, PyObject *const *args,
                            Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_create_future(PlLoop *self, PyObject *unused);
+/* For our own use: _asyncio's, whatever stands in asyncio.futures. */
+PyObject *pl_future_new(PlLoop *self);
 /* set_result(None), unless the future is done: 0, or -1 with an exception
    that leaves the loop. */
 int pl_future_wake(PlLoop *loop, PyObject *future);
 
-/* run.c */
+/* run.c: the loop becomes this thread's, turns until stop() or one turn, and
+   is given up again. */
+PyObject *loop_enter(PlLoop *self, PyObject *unused);
+PyObject *loop_leave(PlLoop *self, PyObject *unused);
 PyObject *loop_run(PlLoop *self, PyObject *unused);
+PyObject *loop_run_once(PlLoop *self, PyObject *unused);
 
 /* stats.c */
 int pl_stats_type(PyObject *module, pl_state *st);

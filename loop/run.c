@@ -1,4 +1,4 @@
-/* The turn, and run_forever's body around it.
+/* The turn, and run_forever's body around it: enter, turns, leave.
 
    One turn, in asyncio's order: poll; hand-offs and readiness go to the
    ready ring, then the timers that are due; run exactly what the ring held;
@@ -287,18 +287,23 @@ call_slow_hook(PlLoop *self, PyObject *subject, int64_t took)
 static void
 log_slow(PlLoop *self, PyObject *subject, int64_t took)
 {
-    PyObject *text =
-        PyUnicode_Check(subject) ? Py_NewRef(subject) : PyObject_Repr(subject);
+    /* Looked up where asyncio does, for those who put their own there. */
+    PyObject *logger = PyObject_GetAttrString(self->st->base_events, "logger");
+    PyObject *text = logger == NULL             ? NULL
+                     : PyUnicode_Check(subject) ? Py_NewRef(subject)
+                                                : PyObject_Repr(subject);
     PyObject *done =
-        text == NULL ? NULL
-                     : PyObject_CallMethod(self->st->logger, "warning", "sOd",
-                                           "Executing %s took %.3f seconds",
-                                           text, (double)took * 1e-9);
+        text == NULL
+            ? NULL
+            : PyObject_CallMethod(logger, "warning", "sOd",
+                                  "Executing %s took %.3f seconds", text,
+                                  (double)took * 1e-9);
 
     if (done == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);
     }
     Py_XDECREF(done);
+    Py_XDECREF(logger);
     Py_XDECREF(text);
 }
 
@@ -436,6 +441,44 @@ turn(PlLoop *self, bool first)
     return self->written_count > 0 ? pl_loop_flush_written(self) : 0;
 }
 
+/* Turns until stop(), or one.  The loop is this thread's. */
+static int
+run_turns(PlLoop *self, bool once)
+{
+    bool first = true;
+    int status;
+
+    if (self->in_turn) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "This event loop is already running");
+        return -1;
+    }
+    self->in_turn = true;
+    self->looked_ns = pl_now_ns();
+    do {
+        status = turn(self, first);
+        first = false;
+    } while (status == 0 && !once && !self->stopping);
+
+    PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
+
+    if (self->written_count > 0 && pl_loop_flush_written(self) < 0) {
+        if (exc == NULL) {
+            exc = PyErr_GetRaisedException();
+        }
+        else {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+    }
+    (void)look(self);
+    self->in_turn = false;
+    if (exc != NULL) {
+        PyErr_SetRaisedException(exc);
+        return -1;
+    }
+    return 0;
+}
+
 /* Handles that somebody else holds are the collector's business once the
    loop no longer runs. */
 static void
@@ -485,6 +528,8 @@ leave_loop(PlLoop *self)
 {
     PyObject *id;
 
+    track_waiting(self);
+    self->stopping = false;
     Py_BEGIN_CRITICAL_SECTION(self);
     id = self->thread_id;
     self->thread_id = NULL;
@@ -493,41 +538,52 @@ leave_loop(PlLoop *self)
     Py_XDECREF(id);
 }
 
-PyObject *
-loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
+static bool
+is_ours(PlLoop *self)
 {
-    bool first = true;
-    int status;
+    return atomic_load(&self->thread) == PyThread_get_thread_ident();
+}
 
-    if (pl_loop_check_closed(self) < 0) {
-        return NULL;
-    }
-    if (take_loop(self) < 0) {
-        return NULL;
-    }
-    self->looked_ns = pl_now_ns();
-    do {
-        status = turn(self, first);
-        first = false;
-    } while (status == 0 && !self->stopping);
-
-    PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
-
-    if (self->written_count > 0 && pl_loop_flush_written(self) < 0) {
-        if (exc == NULL) {
-            exc = PyErr_GetRaisedException();
-        }
-        else {
-            PyErr_WriteUnraisable((PyObject *)self);
-        }
-    }
-    (void)look(self);
-    track_waiting(self);
-    self->stopping = false;
-    leave_loop(self);
-    if (exc != NULL) {
-        PyErr_SetRaisedException(exc);
+PyObject *
+loop_enter(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    if (pl_loop_check_closed(self) < 0 || take_loop(self) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+PyObject *
+loop_leave(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    if (is_ours(self)) {
+        leave_loop(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    if (!is_ours(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is not entered");
+        return NULL;
+    }
+    return run_turns(self, false) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyObject *
+loop_run_once(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    bool entered = is_ours(self);
+    int status;
+
+    if (pl_loop_check_closed(self) < 0 || (!entered && take_loop(self) < 0)) {
+        return NULL;
+    }
+    status = run_turns(self, true);
+    if (!entered) {
+        leave_loop(self);
+    }
+    return status < 0 ? NULL : Py_NewRef(Py_None);
 }

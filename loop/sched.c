@@ -416,6 +416,13 @@ loop_add_callback(PlLoop *self, PyObject *handle)
         }
         Py_RETURN_NONE;
     }
+    PyObject *cancelled = PyObject_GetAttr(handle, self->st->str__cancelled);
+    int skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+
+    Py_XDECREF(cancelled);
+    if (skip != 0) {
+        return skip < 0 ? NULL : Py_NewRef(Py_None);
+    }
     PyObject *run = PyObject_GetAttr(handle, self->st->str__run);
 
     if (run == NULL) {

@@ -12,9 +12,12 @@
 
 /* X(name): interned as st->str_<name>. */
 #define PL_NAMES(X)                                                           \
+    X(Future)                                                                 \
+    X(Task)                                                                   \
     X(__self__)                                                               \
     X(_attach)                                                                \
     X(_call_connection_lost)                                                  \
+    X(_cancelled)                                                             \
     X(_detach)                                                                \
     X(_process_self_data)                                                     \
     X(_read_ready)                                                            \
@@ -82,6 +85,7 @@
     X(asyncio_timer_handle, "asyncio.events", "TimerHandle")                  \
     X(asyncio_transport, "asyncio.transports", "Transport")                   \
     X(asyncio_datagram_transport, "asyncio.transports", "DatagramTransport")  \
+    X(base_events, "asyncio", "base_events")                                  \
     X(buffered_protocol, "asyncio.protocols", "BufferedProtocol")             \
     X(cancelled_error, "asyncio.exceptions", "CancelledError")                \
     X(ensure_future, "asyncio.tasks", "ensure_future")                        \
@@ -95,7 +99,9 @@
     X(socket_base, "_socket", "socket")                                       \
     X(socket_type, "socket", "socket")                                        \
     X(future_type, "asyncio.futures", "Future")                               \
+    X(futures, "asyncio", "futures")                                          \
     X(task_type, "asyncio.tasks", "Task")                                     \
+    X(tasks, "asyncio", "tasks")                                              \
     X(gaierror, "socket", "gaierror")                                         \
     X(address_family, "socket", "AddressFamily")                              \
     X(socket_kind, "socket", "SocketKind")                                    \

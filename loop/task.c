@@ -1,4 +1,5 @@
-/* create_task and create_future without a Python frame.
+/* create_task and create_future without a Python frame.  The classes are
+   looked up where asyncio does it each time: programs put theirs there.
 
    Only the plain case: with a task factory, in debug mode or with a keyword
    that not every version takes, asyncio's own create_task does it (gather of
@@ -49,12 +50,17 @@ pl_task_new(PlLoop *self, PyObject *const *args, PyObject *kwnames)
     Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     PyObject *stack[1 + 1 + 1 + 3];
     PyObject *names = self->st->loop_kwnames;
+    PyObject *type = PyObject_GetAttr(self->st->tasks, self->st->str_Task);
 
+    if (type == NULL) {
+        return NULL;
+    }
     stack[1] = args[0];
     stack[2] = (PyObject *)self;
     if (named > 0) {
         names = PyTuple_New(1 + named);
         if (names == NULL) {
+            Py_DECREF(type);
             return NULL;
         }
         PyTuple_SET_ITEM(names, 0, Py_NewRef(self->st->str_loop));
@@ -64,10 +70,10 @@ pl_task_new(PlLoop *self, PyObject *const *args, PyObject *kwnames)
             stack[3 + i] = args[1 + i];
         }
     }
-    PyObject *task =
-        PyObject_Vectorcall(self->st->task_type, stack + 1,
-                            1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
+    PyObject *task = PyObject_Vectorcall(
+        type, stack + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, names);
 
+    Py_DECREF(type);
     if (named > 0) {
         Py_DECREF(names);
     }
@@ -110,12 +116,32 @@ pl_future_wake(PlLoop *loop, PyObject *future)
     return 0;
 }
 
-PyObject *
-loop_create_future(PlLoop *self, PyObject *Py_UNUSED(unused))
+static PyObject *
+new_future(PlLoop *self, PyObject *type)
 {
     PyObject *stack[2] = {NULL, (PyObject *)self};
 
-    return PyObject_Vectorcall(self->st->future_type, stack + 1,
+    return PyObject_Vectorcall(type, stack + 1,
                                0 | PY_VECTORCALL_ARGUMENTS_OFFSET,
                                self->st->loop_kwnames);
+}
+
+PyObject *
+pl_future_new(PlLoop *self)
+{
+    return new_future(self, self->st->future_type);
+}
+
+PyObject *
+loop_create_future(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *type = PyObject_GetAttr(self->st->futures, self->st->str_Future);
+
+    if (type == NULL) {
+        return NULL;
+    }
+    PyObject *future = new_future(self, type);
+
+    Py_DECREF(type);
+    return future;
 }

@@ -577,7 +577,7 @@ wait_locked(PlLoop *self, int fd, enum side side)
     {
         return NULL;
     }
-    PyObject *waiter = loop_create_future(self, NULL);
+    PyObject *waiter = pl_future_new(self);
 
     if (waiter == NULL) {
         return NULL;

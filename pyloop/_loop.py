@@ -5,12 +5,12 @@ not define is asyncio.SelectorEventLoop's, word for word.  This module holds
 what runs once per loop, per server or per outgoing connection.
 """
 
-import asyncio
+import collections
 import signal
 import socket
 import sys
 import threading
-from asyncio import events, transports
+from asyncio import base_events, events, transports
 
 from pyloop import _child, _core, _tls
 from pyloop._names import NameCalls
@@ -88,10 +88,11 @@ class _NoSelector:
     def __init__(self, loop):
         self._loop = loop
 
-    def get_key(self, fd):
+    def get_key(self, file):
+        fd = file if isinstance(file, int) else file.fileno()
         mask = self._loop._watched(fd)
         if not mask:
-            raise KeyError(f"{fd!r} is not registered")
+            raise KeyError(f"{file!r} is not registered")
         return _Key(fd, mask)
 
     def get_map(self):
@@ -130,35 +131,71 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         self._ssock = self._csock = None
         self._children = set()
         self._tls_buffer = _tls.make_buffer()
-        asyncio.SelectorEventLoop.__init__(self, _NoSelector(self))
+        # super(), for a program may put this class in asyncio's place.
+        super().__init__(_NoSelector(self))
 
     # -- running -------------------------------------------------------
 
     def run_forever(self):
         """Run until stop() is called."""
+        self._run_forever_setup()
+        try:
+            self._run()
+        finally:
+            self._run_forever_cleanup()
+
+    # As in asyncio since 3.13: what a foreign main loop calls around its
+    # calls of _run_once().
+
+    def _run_forever_setup(self):
         self._check_closed()
         self._check_running()
+        self._enter()
         hooks = sys.get_asyncgen_hooks()
-        wakeup = self._own_wakeup_fd()
+        self._outside = hooks, None
         try:
+            self._outside = hooks, self._own_wakeup_fd()
             self._set_coroutine_origin_tracking(self._debug)
             sys.set_asyncgen_hooks(
                 firstiter=self._asyncgen_firstiter_hook,
                 finalizer=self._asyncgen_finalizer_hook,
             )
             events._set_running_loop(self)
-            self._run()
-        finally:
-            events._set_running_loop(None)
-            self._set_coroutine_origin_tracking(False)
-            sys.set_asyncgen_hooks(*hooks)
-            self._return_wakeup_fd(wakeup)
+        except BaseException:
+            self._run_forever_cleanup()
+            raise
+
+    def _run_forever_cleanup(self):
+        self._leave()
+        events._set_running_loop(None)
+        self._set_coroutine_origin_tracking(False)
+        hooks, wakeup = self._outside
+        sys.set_asyncgen_hooks(*hooks)
+        self._return_wakeup_fd(wakeup)
+
+    @property
+    def _ready(self):
+        """What is to run in the next turn: a copy."""
+        return collections.deque(self._waiting()[0])
+
+    @_ready.setter
+    def _ready(self, value):
+        """asyncio's __init__ makes its own here."""
+
+    @property
+    def _scheduled(self):
+        """The timers, in no order: a copy."""
+        return self._waiting()[1]
+
+    @_scheduled.setter
+    def _scheduled(self, value):
+        """asyncio's __init__ makes its own here."""
 
     def close(self):
         """Drop all that is scheduled and release every descriptor."""
         if self._closed:
             return
-        asyncio.SelectorEventLoop.close(self)
+        super().close()
         for transport in tuple(self._children):
             transport.forget()
         self._close_core()
@@ -167,8 +204,10 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
 
     def _make_self_pipe(self):
         """asyncio makes its self-pipe here; ours is made when it is needed."""
+        self._internal_fds += 1
 
     def _close_self_pipe(self):
+        self._internal_fds -= 1
         ssock, csock = self._ssock, self._csock
         self._ssock = self._csock = None
         if ssock is None:
@@ -240,6 +279,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         self, sock, protocol, waiter=None, *, extra=None, server=None
     ):
         self._ensure_fd_no_transport(sock)
+        if not isinstance(sock, socket.socket):
+            # Has methods of its own: asyncio's transport calls them.
+            return super()._make_socket_transport(
+                sock, protocol, waiter, extra=extra, server=server
+            )
         return self._make_stream(sock, protocol, waiter, extra, server)
 
     def _make_datagram_transport(
@@ -261,7 +305,6 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         server=None,
         **timeouts,
     ):
-        self._ensure_fd_no_transport(rawsock)
         ssl_protocol = _tls.SSLProtocol(
             self,
             protocol,
@@ -271,7 +314,9 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             server_hostname,
             **timeouts,
         )
-        self._make_stream(rawsock, ssl_protocol, None, extra, server)
+        self._make_socket_transport(
+            rawsock, ssl_protocol, extra=extra, server=server
+        )
         return ssl_protocol._app_transport
 
     async def start_tls(
@@ -300,7 +345,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         *args,
         **kwargs,
     ):
-        if sslcontext is None:
+        if sslcontext is None and isinstance(sock, socket.socket):
             self._listen(
                 sock.fileno(), sock, protocol_factory, server, backlog
             )

@@ -1,14 +1,18 @@
 """loop.getaddrinfo() and loop.getnameinfo().
 
 What is numeric is answered at once, the rest on libuv's pool (loop/dns.c).
-In debug mode, and for arguments that are wrong, asyncio's own methods do it
-with the socket module in the executor.
+In debug mode, for arguments that are wrong, and where a program has put a
+function of its own into the socket module, asyncio's own methods do it with
+that module in the executor.
 """
 
 import asyncio
 import socket
 import sys
+from asyncio import base_events
 
+_getaddrinfo = socket.getaddrinfo
+_getnameinfo = socket.getnameinfo
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -19,10 +23,12 @@ class NameCalls(asyncio.SelectorEventLoop):
         self, host, port, *, family=0, type=0, proto=0, flags=0
     ):
         """socket.getaddrinfo() without blocking."""
-        answer = self._getaddrinfo(host, port, family, type, proto, flags)
-        if answer is not None:
-            return answer
-        request = None if self._debug else _encode(host, port)
+        own = base_events.socket.getaddrinfo is not _getaddrinfo
+        if not own:
+            answer = self._getaddrinfo(host, port, family, type, proto, flags)
+            if answer is not None:
+                return answer
+        request = None if self._debug or own else _encode(host, port)
         if request is None:
             return await super().getaddrinfo(
                 host, port, family=family, type=type, proto=proto, flags=flags
@@ -34,6 +40,8 @@ class NameCalls(asyncio.SelectorEventLoop):
 
     async def getnameinfo(self, sockaddr, flags=0):
         """socket.getnameinfo() without blocking."""
+        if base_events.socket.getnameinfo is not _getnameinfo:
+            return await super().getnameinfo(sockaddr, flags)
         if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC:
             return socket.getnameinfo(sockaddr, flags)
         if not self._debug:

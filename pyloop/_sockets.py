@@ -14,11 +14,13 @@ cancellation loses nothing.
 import asyncio
 import errno
 import os
+import socket
 import types
-from asyncio import Future
+from asyncio import Future, base_events
 from asyncio.exceptions import SendfileNotAvailableError
 
 _SENDFILE_MAX = 1 << 30  # what fits in a call everywhere
+_socket_type = socket.socket
 
 
 class SocketCalls(asyncio.SelectorEventLoop):
@@ -146,11 +148,16 @@ class SocketCalls(asyncio.SelectorEventLoop):
         self, protocol_factory, host=None, port=None, **options
     ):
         """Connect to a TCP server; (transport, protocol)."""
-        made = (
-            NotImplemented
-            if options
-            else self._open_stream(protocol_factory, host, port)
-        )
+        made = NotImplemented
+        if not (
+            options
+            # What asyncio would call here may be somebody's own.
+            or base_events.socket is not socket
+            or socket.socket is not _socket_type
+            or type(self).sock_connect is not SocketCalls.sock_connect
+            or "sock_connect" in self.__dict__
+        ):
+            made = self._open_stream(protocol_factory, host, port)
         if made is NotImplemented:
             return await super().create_connection(
                 protocol_factory, host, port, **options
