@@ -24,13 +24,14 @@ C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
 	tests/capi/*.[ch] bench/*.[ch] examples/native_server/*.[ch])
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
-.PHONY: help run build test bench lint format asan ubsan tsan fuzz soak ctest \
-	stubtest wheel sdist clean
+.PHONY: help run build test upstream bench lint format asan ubsan tsan fuzz \
+	soak ctest stubtest wheel sdist clean
 
 help:
 	@echo 'make run       serve examples/app.py on pyloop (HOST=, PORT=)'
 	@echo 'make build     build the extension in place'
 	@echo 'make test      run the tests (ARGS="-k name" goes to pytest)'
+	@echo "make upstream  other projects' tests on pyloop (ARGS=cpython)"
 	@echo 'make bench     compare loops (ARGS=--smoke for a quick pass)'
 	@echo 'make ctest     C tests of ring, heap and inbox, under sanitizers'
 	@echo 'make litmus    10^8 posts to a loop that sleeps and wakes (POSTS=)'
@@ -65,6 +66,10 @@ run:
 test:
 	$(call prepare,tests/requirements.txt)
 	$(BIN)/pytest $(ARGS)
+
+upstream:
+	$(call prepare,)
+	$(BIN)/python -m tests.upstream $(ARGS)
 
 bench:
 	$(call prepare,bench/requirements.txt)
