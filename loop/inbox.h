@@ -109,6 +109,9 @@ pl_inbox_push_chain(pl_inbox *inbox, pl_link *newest, pl_link *oldest)
 
     do {
         if (head == PL_INBOX_CLOSED) {
+            /* What the closing thread did before is seen: partner
+               pl_inbox_close. */
+            (void)atomic_load_explicit(&inbox->head, memory_order_acquire);
             return PL_PUSH_CLOSED;
         }
         oldest->next = head;

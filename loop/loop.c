@@ -272,6 +272,8 @@ close_core(PlLoop *self)
     pl_link *link;
 
     pl_resolve_abandon(self);
+    /* Before posts are refused: a promise is its owner's from then on. */
+    pl_promises_abandon(self);
     Py_BEGIN_ALLOW_THREADS
     link = pl_core_close(self->core);
     Py_END_ALLOW_THREADS
