@@ -184,6 +184,20 @@ def failures(table: list[Line]) -> list[str]:
     ]
 
 
+def skips(table: list[Line]) -> list[str]:
+    """One line for each row and reason."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for line in table:
+        for name, series in line.series.items():
+            if series.skipped:
+                key = (line.row.title, series.skipped)
+                names.setdefault(key, []).append(name)
+    return [
+        f"{title}: {', '.join(who)} skipped: {why}"
+        for (title, why), who in names.items()
+    ]
+
+
 def summary(table: list[Line]) -> list[str]:
     if OURS not in table[0].series:
         return []
@@ -241,7 +255,7 @@ def markdown(table: list[Line], names: list[str], facts: dict) -> str:
 
 def remarks(table: list[Line], facts: dict) -> list[str]:
     judged = [] if facts["smoke"] else summary(table)
-    return [*judged, *notes(facts), *failures(table)]
+    return [*judged, *notes(facts), *failures(table), *skips(table)]
 
 
 def notes(facts: dict) -> list[str]:

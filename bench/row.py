@@ -14,7 +14,19 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-MODULES = ("scheduling", "io", "http", "memory", "claims")
+MODULES = (
+    "scheduling",
+    "io",
+    "http",
+    "memory",
+    "claims",
+    "native",
+    "parallel",
+)
+
+
+class Skip(Exception):
+    """This row does not apply, or lacks something it needs: why."""
 
 
 @dataclass(frozen=True)

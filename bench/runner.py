@@ -24,11 +24,12 @@ LIMIT = 60.0  # seconds a sample may take
 
 @dataclass
 class Series:
-    """All samples of one loop on one row; an error ends it."""
+    """All samples of one loop on one row; an error or a skip ends it."""
 
     values: list[float] = field(default_factory=list)
     extras: list[dict[str, float]] = field(default_factory=list)
     error: str = ""
+    skipped: str = ""
     gil: bool = True
 
 
@@ -182,7 +183,7 @@ def run(
         series = results[row.name][name]
         progress.show(f"{row.title} · {name} · round {turn + 1}/{rounds}")
         t0 = time.monotonic()
-        if not series.error:
+        if not series.error and not series.skipped:
             answer = ask(
                 {"row": row.name, "loop": name, "smoke": smoke, "load": load},
                 LIMIT / (3 if smoke else 1),
@@ -190,6 +191,8 @@ def run(
             series.gil = answer.get("gil", True)
             if "error" in answer:
                 series.error = answer["error"]
+            elif "skipped" in answer:
+                series.skipped = answer["skipped"]
             else:
                 series.values.append(answer["value"])
                 series.extras.append(answer["extra"])

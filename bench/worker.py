@@ -47,6 +47,8 @@ def main() -> int:
     job = json.loads(sys.argv[1])
     try:
         answer = probe(job["probe"]) if "probe" in job else sample(job)
+    except row.Skip as exc:
+        answer = {"skipped": str(exc)}
     except Exception as exc:
         answer = {"error": f"{type(exc).__name__}: {exc}"}
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
