@@ -54,11 +54,14 @@ poll_timeout(PlLoop *self)
     return (int64_t)ceil((wait < MAX_WAIT_S ? wait : MAX_WAIT_S) * 1e9);
 }
 
+/* All of them, whatever happens: what is reported once is not reported
+   again. */
 static int
 dispatch_events(PlLoop *self)
 {
     pl_core *core = self->core;
     pl_poller *poller = &core->poller;
+    PyObject *raised = NULL;
 
     for (int i = 0; i < poller->count; i++) {
         pl_event *event = &poller->batch[i];
@@ -89,9 +92,16 @@ dispatch_events(PlLoop *self)
             status = pl_listener_on_events(slot->owner);
             break;
         }
-        if (status < 0) {
-            return -1;
+        if (status < 0 && raised == NULL) {
+            raised = PyErr_GetRaisedException();
         }
+        else if (status < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+        return -1;
     }
     return 0;
 }
@@ -100,6 +110,7 @@ static int
 poll_step(PlLoop *self, bool first)
 {
     pl_core *core = self->core;
+    PyObject *raised = NULL;    /* by a signal's handler */
     int64_t timeout = 0;
     int n;
 
@@ -143,17 +154,23 @@ poll_step(PlLoop *self, bool first)
         pl_counter_add(&self->counters.idle_ns,
                        (uint64_t)(self->looked_ns - start));
         if (PyErr_CheckSignals() < 0) {
-            return -1;
+            raised = PyErr_GetRaisedException();
         }
-    }
-    if (n < 0) {
-        pl_raise_errno(n);
-        return -1;
     }
     if (pl_inbox_pending(&core->inbox)) {
         pl_loop_drain_inbox(self);
     }
-    if (n > 0 && dispatch_events(self) < 0) {
+    if (n < 0) {
+        pl_raise_errno(n);
+    }
+    if (n < 0 || dispatch_events(self) < 0) {
+        if (raised == NULL) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
         return -1;
     }
     if (pl_ring_count(&self->ready) > 0) {

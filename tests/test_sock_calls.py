@@ -1,9 +1,14 @@
 import asyncio
+import ctypes
 import gc
 import inspect
 import os
+import signal
 import socket
 import ssl
+import sys
+import threading
+import time
 import types
 import warnings
 
@@ -926,6 +931,52 @@ async def test_debug_mode_switched_on_meanwhile(pair):
     assert await receiving == b"x"
     await sending
     loop.set_debug(False)
+
+
+def test_data_that_comes_with_a_signal(loop, pair):
+    """The handler's exception leaves run_forever; what the same poll has
+    reported is there in the next run."""
+    near, far = pair
+
+    class Alarm(Exception):
+        pass
+
+    def alarm(number, frame):
+        raise Alarm
+
+    def main_thread_sleeps():
+        with open(f"/proc/self/task/{os.getpid()}/stat") as file:
+            return file.read().rsplit(")")[1][1] == "S"
+
+    def elsewhere():
+        seen = 0
+        while seen < 3:
+            seen = seen + 1 if main_thread_sleeps() else 0
+            time.sleep(0.01)
+        # Both with the GIL held: the loop, woken, waits for it meanwhile.
+        write(far.fileno(), b"x", 1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    async def receive():
+        return await loop.sock_recv(near, 10)
+
+    write = ctypes.PyDLL(None).write
+    interval = sys.getswitchinterval()
+    before = signal.signal(signal.SIGUSR1, alarm)
+    sys.setswitchinterval(DEADLINE)
+    thread = threading.Thread(target=elsewhere)
+    try:
+        receiving = loop.create_task(receive())
+        thread.start()
+        with pytest.raises(Alarm):
+            loop.run_until_complete(receiving)
+            # Without a GIL the data may have been first.
+            time.sleep(DEADLINE)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert loop.run_until_complete(receiving) == b"x"
 
 
 def test_loop_closed_while_waiting(loop, pair):
