@@ -7,15 +7,22 @@ what is added gets its test. Python in docs/ must at least be Python.
 import ast
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import urllib.request
 
 import pytest
-from support import ROOT, child_env, wait
+from support import LOOPS, ROOT, child_env, wait
+
+if "pyloop" not in LOOPS:
+    pytest.skip("pyloop is not under test", allow_module_level=True)
+
+import pyloop  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("pyloop_only")
 
@@ -179,7 +186,34 @@ def run_install(text, tmp_path):
     """test_packaging.py builds and installs the wheel."""
 
 
+def run_c(text, tmp_path):
+    """A function, and statements behind it, compile against the header."""
+    function, _, statements = text.partition("\n}\n")
+    source = tmp_path / "fragment.c"
+    source.write_text(f"""
+#include "pyloop.h"
+int call_python(pyloop_work *), give_up(pyloop_work *);
+struct request {{ pyloop_work work; }};
+{function}
+}}
+void
+fragment(const pyloop_api *api, pyloop_loop *loop, struct request *request)
+{{
+{statements}
+}}
+""")
+    compiler = shlex.split(sysconfig.get_config_var("CC"))
+    done = subprocess.run(
+        [*compiler, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", source]
+        + ["-I", pyloop.get_include()],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 WAYS = (
+    (r"^#include|^pyloop_work", run_c),
     (r"pyloop\.run\(main\(\)\)", run_program),
     (r"^asyncio\.run\(|^pyloop\.install\(", run_fragment),
     (r"^aiohttp\.web\.run_app\(", run_aiohttp),
