@@ -589,6 +589,7 @@ static PyMethodDef loop_methods[] = {
     {"_watched", (PyCFunction)loop_watched, METH_O, NULL},
     {"_wait_writable", (PyCFunction)loop_wait_writable, METH_O, NULL},
     {"_stop_waiting", FAST(loop_stop_waiting), NULL},
+    {"_try_read", (PyCFunction)loop_try_read, METH_O, NULL},
     {"_try_recv", FAST(loop_try_recv), NULL},
     {"_try_recv_into", FAST(loop_try_recv_into), NULL},
     {"_try_recvfrom", FAST(loop_try_recvfrom), NULL},

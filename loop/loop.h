@@ -192,6 +192,7 @@ unsigned pl_sockaddr_make(int family, const char *host,
                           struct sockaddr_storage *name);
 
 /* sockops.c: one try each of the sock_ calls */
+PyObject *loop_try_read(PlLoop *self, PyObject *number);
 PyObject *loop_try_recv(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *loop_try_recv_into(PlLoop *self, PyObject *const *args,
                              Py_ssize_t nargs);

@@ -144,6 +144,19 @@ receive_bytes(PlLoop *self, int fd, Py_ssize_t size, peer *from)
     return data;
 }
 
+/* _try_read(fd): some bytes of a pipe; None for all that os.read() should
+   tell of: nothing there, the end, an error. */
+PyObject *
+loop_try_read(PlLoop *self, PyObject *number)
+{
+    char *buffer = shared_buffer(self);
+    int fd = PyLong_AsInt(number);
+    ssize_t n = buffer == NULL ? -1 : read(fd, buffer, PL_READ_BUFFER);
+
+    PyErr_Clear();
+    return n > 0 ? PyBytes_FromStringAndSize(buffer, n) : Py_NewRef(Py_None);
+}
+
 /* _try_recv(sock, n) */
 PyObject *
 loop_try_recv(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)

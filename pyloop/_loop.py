@@ -12,7 +12,7 @@ import sys
 import threading
 from asyncio import base_events, events, transports
 
-from pyloop import _child, _core, _tls
+from pyloop import _child, _core, _pipes, _tls
 from pyloop._names import NameCalls
 from pyloop._sockets import SocketCalls
 
@@ -56,6 +56,11 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_start_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_stop_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
+    ("asyncio.unix_events:_UnixReadPipeTransport", "_read_ready"),
+    (
+        "asyncio.unix_events:_UnixSelectorEventLoop",
+        "_make_read_pipe_transport",
+    ),
     ("asyncio.sslproto:SSLProtocol", "_do_write"),
     ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
     ("asyncio.sslproto:SSLProtocol", "_process_outgoing"),
@@ -285,6 +290,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
                 sock, protocol, waiter, extra=extra, server=server
             )
         return self._make_stream(sock, protocol, waiter, extra, server)
+
+    def _make_read_pipe_transport(
+        self, pipe, protocol, waiter=None, extra=None
+    ):
+        return _pipes.ReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     def _make_datagram_transport(
         self, sock, protocol, address=None, waiter=None, extra=None

@@ -190,6 +190,36 @@ async def test_terminal():
     await reader.lost
 
 
+def test_terminal_hangup(agree):
+    """A read error: EIO of a terminal whose other end is gone."""
+    import pty
+
+    async def scenario(loop):
+        master, slave = pty.openpty()
+        os.write(slave, b"last words\n")
+        transport, protocol = await read_pipe(master)
+        os.close(slave)
+        lost = await protocol.lost
+        return type(lost), str(lost), protocol.calls, protocol.received
+
+    assert agree(scenario)[0] is OSError
+
+
+async def test_messages_of_all_sizes():
+    """Each comes whole, whatever is in the pipe beside it."""
+    read, write = os.pipe()
+    transport, protocol = await read_pipe(read)
+    os.set_blocking(write, False)
+    data = pattern(300_000)
+    sent = 0
+    for size in (1, 2, 4_095, 4_096, 65_536, 7):
+        sent += os.write(write, data[sent : sent + size])
+        await protocol.until(lambda: len(protocol.received) == sent)
+    assert protocol.received == data[:sent]
+    os.close(write)
+    assert await protocol.lost is None
+
+
 def test_regular_file(agree, tmp_path):
     """Refused with words, not by a crash; the file stays the caller's."""
     path = tmp_path / "file"
