@@ -1,0 +1,142 @@
+/* A library to preload: the system calls and allocations that one extension
+   module makes fail on demand.
+
+   fault(name, err, count, module): the next `count` calls of `name` from
+   code whose file name contains `module` fail with errno `err`. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static char fault_name[32];
+static char fault_module[64];
+static int fault_errno;
+static int fault_count;
+static int fault_hits;
+
+void
+fault(const char *name, int err, int count, const char *module)
+{
+    fault_count = 0;
+    strncpy(fault_name, name, sizeof(fault_name) - 1);
+    strncpy(fault_module, module, sizeof(fault_module) - 1);
+    fault_errno = err;
+    fault_hits = 0;
+    fault_count = count;
+}
+
+int
+fault_done(void)
+{
+    return fault_hits;
+}
+
+static int
+fails(const char *name, void *caller)
+{
+    Dl_info info;
+
+    if (fault_count <= 0 || strcmp(name, fault_name) != 0 ||
+        !dladdr(caller, &info) || info.dli_fname == NULL ||
+        strstr(info.dli_fname, fault_module) == NULL)
+    {
+        return 0;
+    }
+    fault_count--;
+    fault_hits++;
+    errno = fault_errno;
+    return 1;
+}
+
+#define FAILS(name) fails(name, __builtin_return_address(0))
+#define NEXT(type, name) ((type)dlsym(RTLD_NEXT, name))
+
+ssize_t
+send(int fd, const void *data, size_t size, int flags)
+{
+    return FAILS("send") ? -1
+                         : NEXT(ssize_t (*)(int, const void *, size_t, int),
+                                "send")(fd, data, size, flags);
+}
+
+ssize_t
+sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    return FAILS("sendmsg")
+               ? -1
+               : NEXT(ssize_t (*)(int, const struct msghdr *, int),
+                      "sendmsg")(fd, message, flags);
+}
+
+ssize_t
+recv(int fd, void *data, size_t size, int flags)
+{
+    return FAILS("recv") ? -1
+                         : NEXT(ssize_t (*)(int, void *, size_t, int),
+                                "recv")(fd, data, size, flags);
+}
+
+int
+accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+    return FAILS("accept4")
+               ? -1
+               : NEXT(int (*)(int, struct sockaddr *, socklen_t *, int),
+                      "accept4")(fd, address, length, flags);
+}
+
+int
+epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+    return FAILS("epoll_ctl")
+               ? -1
+               : NEXT(int (*)(int, int, int, struct epoll_event *),
+                      "epoll_ctl")(epfd, op, fd, event);
+}
+
+int
+epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+    return FAILS("epoll_wait")
+               ? -1
+               : NEXT(int (*)(int, struct epoll_event *, int, int),
+                      "epoll_wait")(epfd, events, max, timeout);
+}
+
+ssize_t
+write(int fd, const void *data, size_t size)
+{
+    return FAILS("write") ? -1
+                          : NEXT(ssize_t (*)(int, const void *, size_t),
+                                 "write")(fd, data, size);
+}
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+
+void *
+malloc(size_t size)
+{
+    return FAILS("malloc") ? NULL : __libc_malloc(size);
+}
+
+void *
+calloc(size_t count, size_t size)
+{
+    return FAILS("malloc") ? NULL : __libc_calloc(count, size);
+}
+
+void *
+realloc(void *old, size_t size)
+{
+    return FAILS("malloc") ? NULL : __libc_realloc(old, size);
+}
