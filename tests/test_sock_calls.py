@@ -11,6 +11,7 @@ import threading
 import time
 import types
 import warnings
+from random import Random
 
 import pytest
 from support import (
@@ -256,6 +257,52 @@ async def test_cancelled_recv_loses_nothing(pair):
         else:
             assert result == b"x"
         assert loop.remove_reader(near) is False
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_byte_is_lost(seed, pyloop_only):
+    """Whatever is cancelled, and when; asyncio loses what it had received
+    for a task that is cancelled before it runs."""
+    loop = asyncio.get_running_loop()
+    random = Random(seed)
+    near, far = socket.socketpair()
+    data = pattern(40_000)
+    sent, received = 0, bytearray()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        while len(received) < len(data):
+            if random.random() < 0.7 and sent < len(data):
+                piece = data[sent : sent + random.randrange(1, 500)]
+                await loop.sock_sendall(far, piece)
+                sent += len(piece)
+            buffer = bytearray(300)
+            call = random.choice(["recv", "into", "from", "fromto"])
+            receiving = task(
+                {
+                    "recv": lambda: loop.sock_recv(near, 300),
+                    "into": lambda: loop.sock_recv_into(near, buffer),
+                    "from": lambda: loop.sock_recvfrom(near, 300),
+                    "fromto": lambda: loop.sock_recvfrom_into(near, buffer),
+                }[call]()
+            )
+            await turns(random.randrange(4))
+            if sent < len(data) and random.random() < 0.5:
+                far.send(data[sent : sent + 1])
+                sent += 1
+                await turns(random.randrange(3))
+            if sent < len(data) or len(received) < sent - 300:
+                receiving.cancel()
+            await asyncio.wait([receiving])
+            if not receiving.cancelled():
+                result = receiving.result()
+                received += {
+                    "recv": lambda: result,
+                    "into": lambda: buffer[:result],
+                    "from": lambda: result[0],
+                    "fromto": lambda: buffer[: result[0]],
+                }[call]()
+            assert received == data[: len(received)]
 
 
 async def test_cancelled_accept_loses_no_connection():
