@@ -319,14 +319,14 @@ send_datagram(PlDatagram *self, PyObject *data, PyObject *address)
         return send_by_socket(self, data, address);
     }
     if (!(self->flags & PL_S_CONNECTED)) {
-        peer = find_peer(self, address);
-        if (peer == NULL) {
+        if (find_peer(self, address) == NULL) {
             return send_by_socket(self, data, address);
         }
-        /* As socket.sendto() does. */
+        /* As socket.sendto() does.  A hook may send something itself. */
         if (PySys_Audit("socket.sendto", "OO", self->sock, address) < 0) {
             return -1;
         }
+        peer = find_peer(self, address);
     }
     if (PyBytes_CheckExact(data)) {
         return send_bytes(self, PyBytes_AS_STRING(data),
@@ -537,7 +537,8 @@ datagram_sendto(PlDatagram *self, PyObject *const *args, Py_ssize_t nargs,
         }
         address = self->address;
     }
-    if (pl_loop_check_thread(self->loop) < 0) {
+    /* In debug mode too asyncio lets another thread send, if it can at once. */
+    if (PL_FREE_THREADED && pl_loop_check_thread(self->loop) < 0) {
         return NULL;
     }
     if (self->fd < 0 || (self->conn_lost > 0 && self->address != NULL)) {

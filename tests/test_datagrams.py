@@ -12,6 +12,7 @@ import weakref
 
 import pytest
 from support import (
+    FREE_THREADED,
     DatagramRecorder,
     async_error,
     error,
@@ -1302,6 +1303,17 @@ def test_one_transport_for_a_socket(loop_name, loop):
         loop.run_until_complete(scenario())
 
 
+@pytest.mark.skipif(FREE_THREADED, reason="refused where there is no GIL")
+async def test_sendto_from_another_thread():
+    """Not promised, but with a GIL asyncio sends, in debug mode as well."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    transport, protocol = await endpoint()
+    await loop.run_in_executor(None, transport.sendto, b"x", name(transport))
+    await protocol.until(lambda: protocol.received)
+    await close(transport)
+
+
 def test_hook_of_a_subclass(pyloop_only):
     import pyloop
 
@@ -1322,7 +1334,7 @@ def test_hook_of_a_subclass(pyloop_only):
 
 
 def test_audit(loop_name):
-    """sendto() is an audited call."""
+    """sendto() is an audited call; a hook may send elsewhere itself."""
     run_script(
         loop_name,
         """
@@ -1330,15 +1342,20 @@ def test_audit(loop_name):
         def hook(event, args):
             if event == "socket.sendto":
                 seen.append(args[1])
-        sys.addaudithook(hook)
+                if len(seen) == 1:
+                    transport.sendto(b"y", ("127.0.0.1", 9))
         async def main():
-            transport, _ = await asyncio.get_running_loop(
-            ).create_datagram_endpoint(
-                asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+            global transport
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.create_datagram_endpoint(
+                support.DatagramRecorder, local_addr=("127.0.0.1", 0)
             )
             address = transport.get_extra_info("sockname")
-            transport.sendto(b"x", address)
-            assert seen == [address]
+            sys.addaudithook(hook)
+            transport.sendto(b"x", (address[0], address[1]))
+            assert seen == [address, ("127.0.0.1", 9)]
+            await protocol.until(lambda: protocol.received)
+            assert protocol.received == [(b"x", address)]
             transport.close()
             await asyncio.sleep(0)
         run(main())
