@@ -21,14 +21,14 @@ typedef struct job job;
 
 typedef struct {
     pyloop_work work;
-    pyloop_task task;
     job *all;
+    pyloop_task task; /* of calls only: the others end before it */
 } item;
 
 typedef struct {
     job *all;
     pthread_t thread;
-    item *items; /* count, and one that calls finish */
+    char *items; /* count, and one that calls finish */
 } runner;
 
 struct job {
@@ -40,6 +40,7 @@ struct job {
     PyObject *py_loop;
     PyObject *over;    /* a callable that ends one call or trip */
     uint32_t count, window, flags;
+    size_t item_size;
     int threads;
     double seconds; /* of the first thread */
     runner runners[THREADS_MAX];
@@ -52,6 +53,12 @@ struct job {
 
     sem_t trip;
 };
+
+static item *
+item_at(runner *self, uint32_t i)
+{
+    return (item *)(self->items + i * self->all->item_size);
+}
 
 static double
 now(void)
@@ -98,7 +105,7 @@ run_finish(pyloop_work *work, int status)
 static void
 finish(runner *self)
 {
-    item *last = &self->items[self->all->count];
+    item *last = item_at(self, self->all->count);
 
     pyloop_work_init(&last->work, run_finish);
     last->all = self->all;
@@ -119,7 +126,7 @@ burst_main(void *arg)
     runner *self = arg;
 
     for (uint32_t i = 0; i < self->all->count; i++) {
-        hand_over(self->all, &self->items[i], self->all->callable);
+        hand_over(self->all, item_at(self, i), self->all->callable);
     }
     finish(self);
     return NULL;
@@ -157,7 +164,7 @@ trips_main(void *arg)
     double start = now();
 
     for (uint32_t i = 0; i < all->count; i++) {
-        hand_over(all, &self->items[i], all->over);
+        hand_over(all, item_at(self, i), all->over);
         while (sem_wait(&all->trip) != 0) {
         }
     }
@@ -173,10 +180,13 @@ call_over(job *all, int failed)
 {
     pthread_mutex_lock(&all->lock);
     all->failed += failed;
-    if (++all->ended % all->window == 0) {
+
+    int last = ++all->ended % all->window == 0;
+
+    pthread_mutex_unlock(&all->lock);
+    if (last) { /* not under the lock, which the woken thread takes */
         pthread_cond_signal(&all->ready);
     }
-    pthread_mutex_unlock(&all->lock);
 }
 
 static void
@@ -252,7 +262,7 @@ calls_main(void *arg)
 
         for (; i < end; i++) {
             if (all->loop != NULL) {
-                (void)api->post(all->loop, &self->items[i].work);
+                (void)api->post(all->loop, &item_at(self, i)->work);
             }
             else {
                 submit(all);
@@ -304,6 +314,7 @@ start(job *self, PyObject *loop, int native, void *(*main)(void *),
     Py_INCREF(self->finish);
     Py_XINCREF(self->submit);
     self->py_loop = Py_NewRef(loop);
+    self->item_size = run == run_call ? sizeof(item) : offsetof(item, task);
     self->soon = PyObject_GetAttrString(loop, "call_soon_threadsafe");
     self->loop = native ? api->loop_from(loop) : NULL;
     if (self->soon == NULL || (native && self->loop == NULL)) {
@@ -320,10 +331,10 @@ start(job *self, PyObject *loop, int native, void *(*main)(void *),
         runner *one = &self->runners[t];
 
         one->all = self;
-        one->items = calloc(self->count + 1, sizeof(item));
+        one->items = calloc(self->count + 1, self->item_size);
         for (uint32_t i = 0; i < self->count; i++) {
-            pyloop_work_init(&one->items[i].work, run);
-            one->items[i].all = self;
+            pyloop_work_init(&item_at(one, i)->work, run);
+            item_at(one, i)->all = self;
         }
     }
     for (int t = 0; t < self->threads; t++) {

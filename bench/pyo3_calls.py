@@ -38,7 +38,11 @@ def build() -> int:
     crate = TARGET / "crate"  # where cargo may write its lock file
     shutil.copytree(HERE / "pyo3", crate, dirs_exist_ok=True)
     command = ["cargo", "build", "--release", "--target-dir", str(TARGET)]
-    environment = {**os.environ, "PYO3_PYTHON": sys.executable}
+    environment = {
+        **os.environ,
+        "PYO3_PYTHON": sys.executable,
+        "PYO3_BUILD_EXTENSION_MODULE": "1",  # do not link to libpython
+    }
     try:
         return subprocess.call(command, cwd=crate, env=environment)
     except OSError as exc:

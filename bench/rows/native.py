@@ -45,7 +45,7 @@ def burst(ctx: Context, threads: int, by_header: bool) -> Sample:
     """Nanoseconds from the start of the threads to the last callback, by the
     number of callbacks."""
     module = native.load()
-    each = ctx.size(200_000 if by_header else 20_000, 400) // threads
+    each = ctx.size(50_000 if by_header else 20_000, 400) // threads
     wakeups = []
 
     async def step(loop, n):
@@ -72,24 +72,29 @@ def burst(ctx: Context, threads: int, by_header: bool) -> Sample:
 
     sample = median_of(ctx, step, each)
     sample.value *= 1e9 / (each * threads)
+    sample.extra["cpu_ns"] /= threads
     if is_ours(ctx):
-        sample.extra["wakeups_per_thousand"] = sorted(wakeups)[
-            len(wakeups) // 2
-        ]
+        sample.extra["wakeups_per_thousand"] = statistics.median(wakeups)
     return sample
 
 
 def median_of(ctx: Context, step, n: int) -> Sample:
-    """The median of what ``await step(loop, n)`` returns."""
+    """The median of what ``await step(loop, n)`` returns, and with it the
+    processor time of all threads by n."""
 
     async def main(loop):
         await step(loop, max(1, n // 4))
         times: list[float] = []
         taken = []
+        cpu = []
         for start in ctx.repetitions(times):
+            cpu_start = time.process_time()
             taken.append(await step(loop, n))
             times.append(time.perf_counter() - start)
-        return Sample(sorted(taken)[len(taken) // 2])
+            cpu.append((time.process_time() - cpu_start) / n * 1e9)
+        return Sample(
+            statistics.median(taken), {"cpu_ns": statistics.median(cpu)}
+        )
 
     return ctx.run(main)
 
