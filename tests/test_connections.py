@@ -477,6 +477,40 @@ async def test_cancel_at_each_step(listening):
         assert open_fds().keys() == before.keys()
 
 
+async def test_cancel_at_each_step_of_tls():
+    """Also in the middle of a handshake: no descriptor, no report, and the
+    server's side ends too."""
+    loop = asyncio.get_running_loop()
+    peers = []
+
+    def accept():
+        peers.append(Recorder())
+        return peers[-1]
+
+    server = await loop.create_server(accept, "127.0.0.1", 0, ssl=server_tls())
+    address = server.sockets[0].getsockname()
+    before = open_fds().keys()
+    context = client_tls()
+    for steps in range(0, 40, 3):
+        task = asyncio.ensure_future(
+            loop.create_connection(
+                Recorder, *address, ssl=context, server_hostname="localhost"
+            )
+        )
+        await turns(steps)
+        task.cancel()
+        try:
+            transport, _ = await task
+        except asyncio.CancelledError:
+            pass
+        else:
+            transport.abort()
+        del task
+        await until(lambda: open_fds().keys() <= before)
+    server.close()
+    await server.wait_closed()
+
+
 @pytest.mark.parametrize("all_errors", [False, True])
 def test_failure_leaves_no_cycle(run, all_errors):
     """No frame, and so no factory, outlives the exception."""

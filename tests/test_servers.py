@@ -388,6 +388,42 @@ async def test_serve_forever_cancelled():
     assert not server.is_serving() and server.sockets == ()
 
 
+def test_serve_forever_cancelled_with_a_client(agree):
+    """Versions differ: it waits for the client, leaves it or drops it."""
+
+    async def scenario(loop):
+        seen = []
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        task = asyncio.ensure_future(server.serve_forever())
+        _, client = await loop.create_connection(Recorder, *name(server))
+        client.transport.write(b"x")
+        await client.receive(1)
+        task.cancel()
+        await turns(10)
+        seen.append(task.done())
+        seen.append(server.is_serving())
+        if not client.lost.done():
+            client.transport.write(b"y")
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    await asyncio.wait(
+                        [
+                            asyncio.ensure_future(client.receive(2)),
+                            client.lost,
+                        ],
+                        return_when="FIRST_COMPLETED",
+                    )
+            finally:
+                seen.append(bytes(client.received))
+        client.transport.abort()
+        await asyncio.wait([task], timeout=DEADLINE)
+        seen.append(task.cancelled())
+        await shut(server)
+        return seen
+
+    assert agree(scenario)[-1] is True
+
+
 async def test_serve_forever_closed():
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Echo, "127.0.0.1", 0)

@@ -436,6 +436,31 @@ async def test_connect_racing_with_add_reader():
             assert loop.remove_reader(sock)
 
 
+async def test_accept_racing_with_add_reader():
+    """The last to ask is told; the other may ask again."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = listener.getsockname()
+        seen = []
+        loop.add_reader(listener, seen.append, 1)
+        with socket.create_connection(address):
+            conn, _ = await loop.sock_accept(listener)
+            conn.close()
+        accepting = task(loop.sock_accept(listener))
+        await turns()
+        loop.add_reader(listener, seen.append, 2)
+        with socket.create_connection(address):
+            await until(lambda: 2 in seen)
+            assert not accepting.done()
+            loop.remove_reader(listener)
+            accepting.cancel()
+            await asyncio.wait([accepting])
+            conn, _ = await loop.sock_accept(listener)
+            conn.close()
+        assert loop.remove_reader(listener) is False
+
+
 async def test_recv_replaces_the_reader_of_another_task(pair):
     """As documented: one reader for each descriptor."""
     loop = asyncio.get_running_loop()
