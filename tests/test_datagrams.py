@@ -841,6 +841,18 @@ async def test_a_peer_that_changes_its_mind():
     await close(*[transport for transport, _ in pairs])
 
 
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.9.10.99", "127.100.199.254", "127.255.20.5"]
+)
+async def test_all_digits_of_an_address(host):
+    transport, protocol = await endpoint(local_addr=(host, 0))
+    assert name(transport)[0] == host
+    transport.sendto(b"x", name(transport))
+    await protocol.until(lambda: protocol.received)
+    assert protocol.received == [(b"x", name(transport))]
+    await close(transport)
+
+
 def test_remote_address_with_broadcast(agree):
     """Such an endpoint has one address, but its socket is not connected."""
 
