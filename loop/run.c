@@ -310,11 +310,10 @@ log_slow(PlLoop *self, PyObject *subject, int64_t took)
                      : PyUnicode_Check(subject) ? Py_NewRef(subject)
                                                 : PyObject_Repr(subject);
     PyObject *done =
-        text == NULL
-            ? NULL
-            : PyObject_CallMethod(logger, "warning", "sOd",
-                                  "Executing %s took %.3f seconds", text,
-                                  (double)took * 1e-9);
+        text == NULL ? NULL
+                     : PyObject_CallMethod(logger, "warning", "sOd",
+                                           "Executing %s took %.3f seconds",
+                                           text, (double)took * 1e-9);
 
     if (done == NULL) {
         PyErr_WriteUnraisable((PyObject *)self);

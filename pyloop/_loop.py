@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import base_events, events, transports
+from asyncio import events, transports
 
 from pyloop import _child, _core, _pipes, _tls
 from pyloop._names import NameCalls
