@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import logging
 import re
 import socket
@@ -11,6 +12,8 @@ from support import (
     Recorder,
     Script,
     child_env,
+    error,
+    finish,
     handler_calls,
     run_script,
     script,
@@ -358,3 +361,274 @@ def test_asyncio_tools_see_the_tasks(loop_name, command):
     assert done.returncode == 0, done
     for word in "the inner task", "the outer task", "innermost":
         assert word in done.stdout
+
+
+# -- word for word: what both loops log and raise in debug mode
+
+
+ANY = [
+    (r"0x[0-9a-f]+", "0x…"),
+    (r"took \d+\.\d{3} seconds", "took … seconds"),
+    (r"when=[\d.]+", "when=…"),
+    (r"Task-\d+", "Task-…"),
+    (r"fd=\d+", "fd=…"),
+    # The kind of the transport is pyloop's own; a listed difference.
+    (r"_SelectorSocketTransport|Stream", "<transport>"),
+    # A future's own place is the line that made it, not asyncio's.
+    (r"(future: .*?|wait_for=.*?) created at [^ >]+", r"\1 created at …"),
+    (r"'source_traceback': .*", "'source_traceback': …"),
+]
+
+
+def plain(text):
+    for pattern, word in ANY:
+        text = re.sub(pattern, word, text)
+    # Which of the loop's own frames a traceback shows is no promise.
+    return [
+        line
+        for line in text.splitlines()
+        # … nor is where a transport was last told to read, which asyncio's
+        # handle knows.
+        if not line.startswith((" ", "Traceback", "handle_traceback"))
+    ]
+
+
+@pytest.fixture
+def same_words(loop_factory):
+    """Run a scenario in debug mode on asyncio and on the loop; what is
+    logged from WARNING up and what is answered has to be the same."""
+
+    def words(factory, scenario):
+        texts = []
+
+        class Log(logging.Handler):
+            def emit(self, record):
+                texts.append((record.levelname, plain(record.getMessage())))
+
+        log = Log(logging.WARNING)
+        logger = logging.getLogger("asyncio")
+        others, logger.handlers[:] = logger.handlers[:], [log]
+        propagate, logger.propagate = logger.propagate, False
+        loop = factory()
+        try:
+            loop.set_debug(True)
+            loop.slow_callback_duration = 1000
+            answer = scenario(loop)
+            if asyncio.iscoroutine(answer):
+                answer = loop.run_until_complete(answer)
+            gc.collect()
+        finally:
+            finish(loop)
+            logger.propagate = propagate
+            logger.handlers[:] = others
+        return answer, texts
+
+    def same_words(scenario, about=""):
+        results = []
+        for factory in (asyncio.SelectorEventLoop, loop_factory):
+            answer, texts = words(factory, scenario)
+            # On a busy machine other things may be slow too.
+            results.append((answer, [t for t in texts if about in str(t)]))
+        expected, actual = results
+        assert actual == expected
+        return expected
+
+    return same_words
+
+
+def named():
+    time.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", ["soon", "later", "threadsafe", "task"])
+def test_words_of_slow_callbacks(same_words, way):
+    async def work():
+        named()
+
+    def scenario(loop):
+        loop.slow_callback_duration = 0.02
+        if way == "task":
+            loop.run_until_complete(loop.create_task(work(), name="worker"))
+            return
+        if way == "later":
+            loop.call_later(0.001, named)
+            loop.call_later(0.002, loop.stop)
+        elif way == "soon":
+            loop.call_soon(named)
+            loop.call_soon(loop.stop)
+        else:
+            loop.call_soon_threadsafe(named)
+            loop.call_soon_threadsafe(loop.stop)
+        loop.run_forever()
+
+    _, ((level, (text,)),) = same_words(
+        scenario, "name='worker'" if way == "task" else " named() at "
+    )
+    assert level == "WARNING" and text.startswith("Executing <")
+    assert text.endswith(" took … seconds")
+
+
+@pytest.mark.parametrize(
+    "method, args",
+    [
+        ("call_soon", (int,)),
+        ("call_later", (1, int)),
+        ("call_at", (1, int)),
+    ],
+)
+def test_words_of_calls_from_another_thread(same_words, method, args):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            None, error, getattr(loop, method), *args
+        )
+
+    answer, texts = same_words(lambda loop: scenario())
+    assert answer == (
+        RuntimeError,
+        "Non-thread-safe operation invoked on an event loop other than the "
+        "current one",
+    )
+    assert texts == []
+
+
+async def forgotten():
+    pass
+
+
+@pytest.mark.parametrize("argument", [forgotten, 5, None])
+@pytest.mark.parametrize(
+    "method, first",
+    [("call_soon", ()), ("call_later", (1,)), ("call_soon_threadsafe", ())],
+)
+def test_words_of_wrong_callbacks(same_words, method, first, argument):
+    answer, _ = same_words(
+        lambda loop: error(getattr(loop, method), *first, argument)
+    )
+    assert answer[0] is TypeError
+
+
+def test_words_of_failing_callbacks(same_words):
+    def fail():
+        raise ValueError("of a callback")
+
+    def scenario(loop):
+        loop.call_soon(fail)
+        loop.call_later(0, fail)
+        loop.call_soon(loop.call_later, 0.01, loop.stop)
+        loop.run_forever()
+
+    _, texts = same_words(scenario)
+    assert len(texts) == 2
+    for level, lines in texts:
+        assert level == "ERROR"
+        assert lines[0].startswith("Exception in callback ")
+        assert "Object created at (most recent call last):" in lines[2]
+
+
+def test_words_of_what_is_never_retrieved(same_words):
+    async def fail():
+        raise ValueError("of a task")
+
+    def scenario(loop):
+        task = loop.create_task(fail(), name="failing")
+        future = loop.create_future()
+        future.set_exception(ValueError("of a future"))
+        loop.run_until_complete(asyncio.wait([task]))
+        del task, future
+        gc.collect()
+
+    _, texts = same_words(scenario)
+    firsts = sorted(lines[0] for _, lines in texts)
+    assert firsts == [
+        "Future exception was never retrieved",
+        "Task exception was never retrieved",
+    ]
+    # debug mode says where they were made
+    assert all(
+        any(
+            line.endswith("created at (most recent call last):")
+            for line in lines
+        )
+        for _, lines in texts
+    )
+
+
+def test_words_of_a_pending_task(same_words):
+    async def wait():
+        await asyncio.get_running_loop().create_future()
+
+    def scenario(loop):
+        task = loop.create_task(wait(), name="waiting")
+        spin(loop)
+        asyncio.tasks._unregister_task(task)
+        del task
+        gc.collect()
+
+    _, texts = same_words(scenario)
+    assert [lines[0] for _, lines in texts] == [
+        "Task was destroyed but it is pending!"
+    ]
+
+
+def test_words_of_a_failing_protocol(same_words):
+    class Failing(asyncio.Protocol):
+        def data_received(self, data):
+            raise ValueError("of a protocol")
+
+        def connection_lost(self, exc):
+            self.lost.set_result(None)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with far:
+            _, protocol = await loop.create_connection(Failing, sock=near)
+            protocol.lost = loop.create_future()
+            far.send(b"x")
+            await protocol.lost
+            await turns()
+
+    _, texts = same_words(lambda loop: scenario())
+    ((level, lines),) = texts
+    assert level == "ERROR"
+    assert lines[0] == ("Fatal error: protocol.data_received() call failed.")
+
+
+def test_words_of_a_failing_handler(same_words):
+    def handler(loop, context):
+        raise ValueError("of a handler")
+
+    def scenario(loop):
+        loop.set_exception_handler(handler)
+        loop.call_soon(lambda: 1 / 0)
+        spin(loop)
+
+    _, texts = same_words(scenario)
+    assert [lines[0] for _, lines in texts] == [
+        "Unhandled error in exception handler"
+    ]
+
+
+def test_origin_tracking_follows_set_debug(same_words):
+    """Also from another thread, where it is handed to the loop's."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        depth = sys.get_coroutine_origin_tracking_depth
+        seen = [depth()]
+        loop.set_debug(False)
+        await turns()
+        seen.append(depth())
+        await loop.run_in_executor(None, loop.set_debug, True)
+        await turns()
+        seen.append(depth())
+        coroutine = forgotten()
+        seen.append(coroutine.cr_origin[0][2])
+        coroutine.close()
+        return seen
+
+    answer, _ = same_words(lambda loop: scenario())
+    assert answer[0] > 0 and answer[1] == 0 and answer[2] > 0
+    assert answer[3] == "scenario"
