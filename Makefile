@@ -68,7 +68,7 @@ test:
 	$(BIN)/pytest $(ARGS)
 
 upstream:
-	$(call prepare,)
+	$(call prepare,tests/requirements.txt)
 	$(BIN)/python -m tests.upstream $(ARGS)
 
 bench:

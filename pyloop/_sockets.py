@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import types
-from asyncio import Future, base_events
+from asyncio import Future, base_events, unix_events
 from asyncio.exceptions import SendfileNotAvailableError
 
 _SENDFILE_MAX = 1 << 30  # what fits in a call everywhere
@@ -106,6 +106,9 @@ class SocketCalls(asyncio.SelectorEventLoop):
     async def _sock_sendfile_native(self, sock, file, offset, count):
         """asyncio's, waiting in the middle instead of starting anew; so the
         file's position is right after a cancellation as well."""
+        sendfile = getattr(unix_events.os, "sendfile", None)
+        if sendfile is None:
+            raise SendfileNotAvailableError("os.sendfile() is not available")
         try:
             fileno = file.fileno()
             size = os.fstat(fileno).st_size
@@ -115,7 +118,7 @@ class SocketCalls(asyncio.SelectorEventLoop):
         try:
             while sent < count if count else size:
                 try:
-                    n = os.sendfile(
+                    n = sendfile(
                         sock.fileno(),
                         fileno,
                         offset + sent,

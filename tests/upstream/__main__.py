@@ -13,9 +13,9 @@ import platform
 import sys
 import time
 
-from . import common, cpython
+from . import common, cpython, document, packages
 
-SUITES = ("cpython",)
+SUITES = ("cpython", *packages.SUITES)
 summaries = []
 
 
@@ -77,7 +77,7 @@ def tell(rows):
 def run_cpython(options, names):
     directory, reason = cpython.find()
     if directory is None:
-        print(f"cpython: left out: {reason}")
+        summaries.append(f"CPython left out: {reason}")
         return True
     rows = []
 
@@ -103,6 +103,32 @@ def run_cpython(options, names):
     name = f"CPython {platform.python_version()}"
     table(rows, name)
     summaries.append(summary(name, rows))
+    if not names and not options.k:
+        verdicts = [verdict for _, verdicts in rows for verdict in verdicts]
+        document.keep("cpython", "CPython", verdicts)
+    return tell(rows)
+
+
+def run_package(options, name):
+    suite = packages.SUITES[name]
+    began = time.monotonic()
+    try:
+        verdicts, number = packages.verdicts(suite, options)
+    except packages.Missing as why:
+        summaries.append(f"{name} left out: {why}")
+        return True
+    files = collections.defaultdict(list)
+    for verdict in verdicts:
+        files[verdict.name.partition("::")[0]].append(verdict)
+    rows = sorted(files.items())
+    title = f"{name} {number}"
+    table(rows, title)
+    print(f"{time.monotonic() - began:.0f} s")
+    summaries.append(summary(title, rows))
+    if not options.k:
+        if options.quick and suite.quick != ["tests"]:
+            title += " (files that do I/O)"
+        document.keep(name, title, verdicts)
     return tell(rows)
 
 
@@ -120,10 +146,23 @@ def main():
     )
     parser.add_argument("-k", metavar="TEXT", help="tests with this in a name")
     parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the counts of all whole runs into docs/differences.md",
+    )
+    parser.add_argument(
         "--limit", type=float, default=60, help="seconds for one test"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="of aiohttp only the files that do input and output",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    if options.write and not options.what:
+        document.write()
+        return 0
     names = [name for name in options.what if name.startswith("test_")]
     suites = [name for name in options.what if name not in names]
     for name in suites:
@@ -134,8 +173,13 @@ def main():
     well = True
     if "cpython" in suites:
         well = run_cpython(options, names) and well
+    for name in packages.SUITES:
+        if name in suites:
+            well = run_package(options, name) and well
+    if options.write:
+        document.write()
     # The last line is what CI shows.
-    print("; ".join(summaries) or "nothing to run")
+    print("; ".join(summaries))
     return 0 if well else 1
 
 

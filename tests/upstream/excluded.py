@@ -1,4 +1,4 @@
-"""Tests of CPython's suite that are not run on pyloop, each with its reason.
+"""Tests that are not run on pyloop, each with its reason.
 
 All of them look inside an implementation; none is about what a loop does.
 """
@@ -47,3 +47,14 @@ if version().endswith("t"):
         "calls call_later() from another thread, which is an error in debug"
         " mode; without a GIL it always is on pyloop"
     )
+
+# Those of the packages, by node id.
+EXCLUDED_OF = {
+    "uvicorn": {
+        "tests/test_auto_detection.py::test_loop_auto": (
+            "that uvicorn takes a class from the module asyncio"
+        ),
+    },
+    "aiohttp": {},
+    "hypercorn": {},
+}

@@ -3,10 +3,11 @@
 import asyncio
 import sys
 import types
-import warnings
-from asyncio import base_events, unix_events
+from asyncio import base_events
 
 import pyloop
+
+from .site.sitecustomize import put
 
 made = 0
 
@@ -85,14 +86,8 @@ RUN = pyloop.EventLoop.run_forever.__code__
 
 def install():
     """Before the module is imported. Returns how to count loops."""
-    for owner in asyncio, unix_events:
-        for name in "SelectorEventLoop", "EventLoop", "BaseEventLoop":
-            if hasattr(owner, name):
-                setattr(owner, name, EventLoop)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        policy = type(asyncio.get_event_loop_policy())
-    policy._loop_factory = EventLoop
+    put(EventLoop)
+    asyncio.BaseEventLoop = EventLoop
 
     def counter():
         global made
