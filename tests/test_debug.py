@@ -10,7 +10,6 @@ import time
 import pytest
 from support import (
     Recorder,
-    Script,
     child_env,
     error,
     finish,
@@ -321,6 +320,7 @@ def test_whole_program_in_development_mode(loop_name):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, ""), done
+<<<<<<< HEAD
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="added in 3.14")
@@ -632,3 +632,5 @@ def test_origin_tracking_follows_set_debug(same_words):
     answer, _ = same_words(lambda loop: scenario())
     assert answer[0] > 0 and answer[1] == 0 and answer[2] > 0
     assert answer[3] == "scenario"
+=======
+>>>>>>> d777472 (Format; ps and pstree are tested once, in test_introspection.py)
