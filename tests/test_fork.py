@@ -323,3 +323,25 @@ def test_popen_of_foreign_code(loop_name, library):
         run(main())
         """,
     )
+
+
+def test_close_in_the_child_leaves_the_parents_children(loop_name):
+    """The parent still sees their end."""
+    if loop_name == "asyncio":
+        pytest.skip("asyncio's child unregisters from the shared epoll")
+    fork(
+        loop_name,
+        """
+        loop = new_event_loop()
+        start = asyncio.create_subprocess_exec
+        async def begin():
+            return await start("sh", "-c", "read word; exit 5", stdin=-1)
+        child = loop.run_until_complete(begin())
+        in_child(loop.close)
+        async def end():
+            child.stdin.close()
+            return await child.wait()
+        assert loop.run_until_complete(end()) == 5
+        loop.close()
+        """,
+    )
