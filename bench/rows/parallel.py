@@ -12,25 +12,32 @@ from .. import parallel
 from ..row import Context, Sample, Skip, row
 
 
-def duration(works) -> float:
+def duration(works) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time."""
     threads = [threading.Thread(target=work) for work in works]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
 
 
 def gain(ctx: Context, works) -> Sample:
-    """Of two works at once over one, in turns."""
+    """Of two works at once over one, in turns.  By processor time too: what
+    is left of 2 when they slow each other down, on a machine that is too busy
+    to run both at once."""
     duration(works)
     ratios = []
+    by_cpu = []
     for _ in ctx.repetitions(ratios):
-        one = duration(works[:1])
-        two = duration(works)
+        one, cpu_of_one = duration(works[:1])
+        two, cpu_of_two = duration(works)
         ratios.append(2 * one / two)
-    return Sample(statistics.median(ratios))
+        by_cpu.append(4 * cpu_of_one / cpu_of_two)
+    return Sample(
+        statistics.median(ratios), {"by_cpu": statistics.median(by_cpu)}
+    )
 
 
 def in_threads(ctx: Context, what: str, n: int) -> Sample:

@@ -137,7 +137,9 @@ def rust_client():
     target = os.path.join(BUILD, "cargo")
     command = ["cargo", "build", "--release", "--offline", "--locked"]
     command += ["--target-dir", target]
-    run(command, cwd=os.path.join(HERE, "rust_client"))
+    environment = dict(os.environ)
+    environment.pop("LD_PRELOAD", None)  # rustc dies of a sanitizer's library
+    run(command, cwd=os.path.join(HERE, "rust_client"), env=environment)
     path = os.path.join(target, "release", "librust_client.so")
     library = ctypes.PyDLL(path)
     for name in (
