@@ -320,47 +320,6 @@ def test_whole_program_in_development_mode(loop_name):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, ""), done
-<<<<<<< HEAD
-
-
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="added in 3.14")
-@pytest.mark.parametrize("command", ["ps", "pstree"])
-def test_asyncio_tools_see_the_tasks(loop_name, command):
-    """python -m asyncio reads a process from outside: tasks and the running
-    loop must be where it looks."""
-    code = """
-    async def innermost():
-        await asyncio.sleep(3600)
-    async def outer():
-        await asyncio.create_task(innermost(), name="the inner task")
-    async def main():
-        task = asyncio.create_task(outer(), name="the outer task")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        say("ready")
-        await task
-    try:
-        run(main())
-    except KeyboardInterrupt:
-        pass
-    """
-    with Script(loop_name, code) as child:
-        child.expect("ready")
-        done = subprocess.run(
-            [sys.executable, "-m", "asyncio", command]
-            + [str(child.process.pid)],
-            capture_output=True,
-            text=True,
-            env=child_env(),
-            timeout=60,
-        )
-        if done.returncode and "ermission" in done.stderr + done.stdout:
-            pytest.skip("this machine lets nobody read another process")
-        child.signal()
-        child.finish()
-    assert done.returncode == 0, done
-    for word in "the inner task", "the outer task", "innermost":
-        assert word in done.stdout
 
 
 # -- word for word: what both loops log and raise in debug mode
@@ -632,5 +591,3 @@ def test_origin_tracking_follows_set_debug(same_words):
     answer, _ = same_words(lambda loop: scenario())
     assert answer[0] > 0 and answer[1] == 0 and answer[2] > 0
     assert answer[3] == "scenario"
-=======
->>>>>>> d777472 (Format; ps and pstree are tested once, in test_introspection.py)
