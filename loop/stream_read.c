@@ -248,6 +248,13 @@ pl_stream_read(PlTransport *transport)
             return 0;
         }
         status = self->table->read(transport);
+        /* What the protocol has answered leaves now: the peer works on it
+           while others are read. */
+        if (status >= 0 && (self->flags & PL_S_WRITTEN) &&
+            pl_stream_flush(transport) < 0)
+        {
+            return -1;
+        }
     }
     return status < 0 ? -1 : 0;
 }
