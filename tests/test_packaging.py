@@ -2,6 +2,7 @@
 needs: both are built without the checkout and used in an empty venv."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -83,8 +84,12 @@ def test_wheel_has_types_and_license(wheel):
         metadata = next(name for name in names if name.endswith("/METADATA"))
         text = archive.read(metadata).decode()
     assert {"pyloop/py.typed", "pyloop/_core.pyi"} <= set(names)
+    headers = {"pyloop.h", "pyloop_import.h", "pyloop.pxd"}
+    assert {f"pyloop/include/{name}" for name in headers} <= set(names)
     assert any(name.endswith("/LICENSE") for name in names)
-    assert "Requires-Dist" not in text
+    # Nothing at run time but for the extras.
+    required = re.findall("^Requires-Dist: (.*)$", text, re.M)
+    assert all("extra ==" in line for line in required)
     assert "Requires-Python: >=3.11" in text
 
 
@@ -94,14 +99,16 @@ def test_wheel_in_an_empty_venv(wheel, tmp_path):
     pip = [sys.executable, "-m", "pip", "--python", python, "install"]
     run(*pip, "--no-index", "--no-deps", "--quiet", wheel)
     program = (
-        "import asyncio, pyloop\n"
+        "import asyncio, os, pyloop\n"
         "async def main():\n"
         "    await asyncio.sleep(0.001)\n"
         "    return type(asyncio.get_running_loop()).__module__\n"
         "print(pyloop.__file__)\n"
         "print(pyloop.run(main()))\n"
+        "print(*sorted(os.listdir(pyloop.get_include())))\n"
     )
     out = run(python, "-I", "-W", "error", "-c", program, cwd=tmp_path)
-    where, module = out.split()
+    where, module, *headers = out.split()
+    assert {"pyloop.h", "pyloop.pxd", "pyloop_import.h"} <= set(headers)
     assert Path(where).is_relative_to(tmp_path)
     assert module.partition(".")[0] == "pyloop"
