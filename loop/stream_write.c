@@ -246,9 +246,19 @@ stream_send(PlStream *self, int from_job)
         }
         return from_job ? pl_maybe_resume(&self->base) : 0;
     }
-    if (pl_transport_watch(&self->base, 0, PL_S_WRITING) < 0 ||
-        (from_job && pl_maybe_resume(&self->base) < 0))
-    {
+    if (pl_transport_watch(&self->base, 0, PL_S_WRITING) < 0) {
+        return -1;
+    }
+    if (from_job && pl_maybe_resume(&self->base) < 0) {
+        /* It leaves the loop; the rest is the next readiness's. */
+        PyObject *exc = PyErr_GetRaisedException();
+
+        if (self->conn_lost == 0 &&
+            pl_transport_watch(&self->base, PL_S_WRITING, 0) < 0)
+        {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        PyErr_SetRaisedException(exc);
         return -1;
     }
     /* resume_writing() may have written again, or closed. */

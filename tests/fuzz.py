@@ -1186,6 +1186,13 @@ def wind_up(world):
     world.until(lambda: all(task.done() for task in world.tasks), "tasks")
     for end in world.ends:
         if end.transport is not None and not end.lost:
+            world.check(
+                end.kind == "tls"
+                or not end.transport.is_closing()
+                or end.transport.get_write_buffer_size() > 0,
+                end,
+                "closed, sent and never lost",
+            )
             end.abort()
     for server in world.servers:
         server.close()

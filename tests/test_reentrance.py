@@ -365,3 +365,48 @@ async def test_streams_closed_in_their_own_callback():
         await writer.wait_closed()
     await shut(server)
     assert closed == [True] * 5
+
+
+@pytest.mark.parametrize("how", ["close", "write_eof"])
+async def test_exit_from_resume_writing(how, loop_name, pyloop_only):
+    """What the end of the queue was to bring comes nevertheless; asyncio
+    trips over its empty queue."""
+    loop = asyncio.get_running_loop()
+    left = []
+
+    class Leaving(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            left.append(1)
+            raise KeyboardInterrupt
+
+    # This loop goes on: the exception has to be caught where it comes out.
+    def run():
+        inner = type(loop)()
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+
+        async def make():
+            return await inner.create_connection(Leaving, sock=near)
+
+        transport, protocol = inner.run_until_complete(make())
+        transport.write(bytes(3_000_000))
+        getattr(transport, how)()
+        total, data = 0, None
+        while data != b"":
+            try:
+                spin(inner)
+            except KeyboardInterrupt:
+                pass
+            data = drain(far)
+            total += len(data or b"")
+        far.close()
+        while not protocol.lost.done():
+            spin(inner)
+        inner.close()
+        return total, protocol.calls
+
+    total, calls = await loop.run_in_executor(None, run)
+    assert (total, len(left)) == (3_000_000, 1)
+    assert calls[-1] == "lost"
