@@ -540,7 +540,10 @@ class End:
         world.note(self, "sendfile", size)
         position = self.sent
         self.sent += size
-        self.ended = True  # nothing else until we know how much has left
+        # Nothing else until we know how much has left; it may be cancelled
+        # before it starts.
+        was_dirty = self.dirty
+        self.ended = self.dirty = True
         # It pauses and resumes reading.
         self.again = self.sending = True
 
@@ -551,9 +554,10 @@ class End:
                     file.seek(0)
                     await world.loop.sendfile(self.transport, file)
             except (OSError, RuntimeError, asyncio.CancelledError):
-                self.dirty = True
+                pass
             else:
                 self.ended = False
+                self.dirty = was_dirty
             finally:
                 self.sending = False
                 self.again = True
