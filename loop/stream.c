@@ -91,6 +91,7 @@ static const pl_transport_ops stream_ops = {
     .read = pl_stream_read,
     .write = pl_stream_write_ready,
     .flush = pl_stream_flush,
+    .last_try = pl_stream_last_try,
     .drop_queue = pl_stream_drop_queue,
     .releasing = stream_releasing,
     .ended = stream_ended,

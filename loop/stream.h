@@ -84,6 +84,7 @@ int pl_stream_read(PlTransport *self);
 int pl_stream_write_ready(PlTransport *self);
 int pl_stream_flush(PlTransport *self);
 void pl_stream_drop_queue(PlTransport *self);
+void pl_stream_last_try(PlTransport *self);
 /* The end has come: whoever waits for the queue to run empty is told. */
 int pl_stream_fail_waiter(PlStream *self);
 

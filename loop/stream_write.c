@@ -280,6 +280,17 @@ pl_stream_flush(PlTransport *transport)
     return self->count == 0;
 }
 
+/* What was written in this turn: one try, whose outcome tells nobody. */
+void
+pl_stream_last_try(PlTransport *transport)
+{
+    PlStream *self = (PlStream *)transport;
+
+    if (self->count > 0 && self->fd >= 0 && !(self->flags & PL_S_WRITING)) {
+        (void)queue_send(self);
+    }
+}
+
 int
 pl_stream_write_ready(PlTransport *self)
 {

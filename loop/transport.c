@@ -335,9 +335,12 @@ pl_transport_force_close(PlTransport *self, PyObject *exc)
         Py_XDECREF(exc);
         return 0;
     }
-    self->ops->drop_queue(self);
     self->flags |= PL_S_CLOSING;
     self->conn_lost++;
+    if (self->ops->last_try != NULL) {
+        self->ops->last_try(self);
+    }
+    self->ops->drop_queue(self);
     (void)pl_transport_watch(self, 0, PL_S_READING | PL_S_WRITING);
     return schedule_lost(self, exc);
 }

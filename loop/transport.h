@@ -37,6 +37,8 @@ typedef struct {
     int (*write)(PlTransport *self);    /* … there is room */
     /* Sends what may leave before its turn.  1 when nothing is queued. */
     int (*flush)(PlTransport *self);
+    /* Before the queue is dropped; may be NULL. */
+    void (*last_try)(PlTransport *self);
     void (*drop_queue)(PlTransport *self);
     /* Before the socket goes; may be NULL. */
     void (*releasing)(PlTransport *self);

@@ -134,6 +134,28 @@ async def test_abort_drops_what_is_buffered():
     assert protocol.calls.count("lost") == 1
 
 
+@pytest.mark.parametrize("end", ["abort", "error"])
+async def test_what_was_written_just_before_the_end_is_sent(end, errors):
+    """asyncio's write() has sent it by then."""
+
+    async with wired() as (protocol, peer):
+
+        def say_and_end():
+            protocol.transport.write(b"last ")
+            protocol.transport.writelines([b"words"])
+            if end == "abort":
+                protocol.transport.abort()
+            else:
+                protocol.transport._fatal_error(ValueError("in the protocol"))
+
+        asyncio.get_running_loop().call_soon(say_and_end)
+        lost = await protocol.lost
+        assert (lost is None) == (end == "abort")
+        assert await drain_until(peer, 10) == b"last words"
+        assert peer.recv(1) == b""
+    errors.clear()
+
+
 @pytest.mark.parametrize("end", ["abort", "reset"])
 async def test_end_of_the_connection_lets_go_of_what_was_written(end):
     """All buffers at once, though somebody keeps the transport."""
