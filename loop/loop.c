@@ -513,23 +513,6 @@ loop_waiting(PlLoop *self, PyObject *Py_UNUSED(unused))
     return both;
 }
 
-static PyObject *
-loop_counters(PlLoop *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_BuildValue(
-        "{s:n,s:O,s:n,s:K,s:K,s:K,s:K,s:K,s:d}", "ready",
-        (Py_ssize_t)pl_ring_count(&self->ready), "inbox",
-        self->core != NULL && pl_inbox_pending(&self->core->inbox) ? Py_True
-                                                                   : Py_False,
-        "timers", (Py_ssize_t)(self->timers.count - self->timers_cancelled),
-        "turns", (unsigned long long)self->counters.turns, "polls",
-        (unsigned long long)self->counters.polls, "callbacks",
-        (unsigned long long)self->counters.callbacks, "handoffs",
-        (unsigned long long)self->counters.handoffs, "wakeups",
-        (unsigned long long)(self->core == NULL ? 0 : self->core->wakeups),
-        "idle_time", (double)self->counters.idle_ns * 1e-9);
-}
-
 /* -- type -------------------------------------------------------------- */
 
 #define FAST(name) (PyCFunction)(void (*)(void)) name, METH_FASTCALL
@@ -619,7 +602,6 @@ static PyMethodDef loop_methods[] = {
     {"get_slow_callback_hook", (PyCFunction)loop_get_slow_callback_hook,
      METH_NOARGS,
      "get_slow_callback_hook() -> (threshold, callback), or None."},
-    {"_counters", (PyCFunction)loop_counters, METH_NOARGS, NULL},
     {"_resolve", FAST(loop_resolve), NULL},
     {"_resolve_address", FAST(loop_resolve_address), NULL},
     {"_getaddrinfo", FAST(loop_numeric_getaddrinfo), NULL},

@@ -68,7 +68,7 @@ def burst(ctx: Context, threads: int, by_header: bool) -> Sample:
         return took
 
     def counter(loop):
-        return loop._counters()["wakeups"] if is_ours(ctx) else 0
+        return loop.stats().wakeups if is_ours(ctx) else 0
 
     sample = median_of(ctx, step, each)
     sample.value *= 1e9 / (each * threads)

@@ -632,6 +632,15 @@ operation_released(pyloop_promise *promise, int status)
     operation_end(self);
 }
 
+static unsigned completions; /* calls of promise_complete() */
+
+static PyObject *
+client_completions(PyObject *module, PyObject *unused)
+{
+    return PyLong_FromUnsignedLong(
+        __atomic_load_n(&completions, __ATOMIC_ACQUIRE));
+}
+
 static void *
 operate(void *arg)
 {
@@ -640,7 +649,11 @@ operate(void *arg)
                              self->delay_us % 1000000 * 1000L};
 
     nanosleep(&delay, NULL);
-    if (api->promise_complete(self->loop, &self->promise) < 0) {
+
+    int status = api->promise_complete(self->loop, &self->promise);
+
+    __atomic_fetch_add(&completions, 1, __ATOMIC_RELEASE);
+    if (status < 0) {
         /* Closed: ours again.  Python objects need the GIL to go, so this
            client leaks two references; a real one would keep none. */
         api->release(self->loop);
@@ -827,6 +840,7 @@ static PyMethodDef client_methods[] = {
     {"calls", client_calls, METH_VARARGS, NULL},
     {"join_calls", client_join_calls, METH_O, NULL},
     {"operation", client_operation, METH_VARARGS, NULL},
+    {"completions", client_completions, METH_NOARGS, NULL},
     {"echo", client_echo, METH_NOARGS, NULL},
     {"echo_totals", client_echo_totals, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -23,13 +23,13 @@ class Contract:
             if done == count * threads:
                 loop.stop()
 
-        before = loop._counters()["wakeups"]
+        before = loop.stats().wakeups
         burst = client.burst(loop, threads, count, callback)
         loop.run_forever()
         client.join(burst)
         assert done == count * threads
         assert client.counts(burst) == (count * threads, 0, 0, 0)
-        assert loop._counters()["wakeups"] - before <= done / 100
+        assert loop.stats().wakeups - before <= done / 100
 
     def test_exception_of_work_goes_to_the_handler(self, client, loop):
         contexts = []

@@ -42,11 +42,11 @@ def test_a_burst_wakes_the_loop_once_or_not_at_all(client, loop):
         if done == 4 * count:
             loop.stop()
 
-    before = loop._counters()["wakeups"]
+    before = loop.stats().wakeups
     burst = client.burst(loop, 4, count, 0, callback)
     loop.run_forever()
     client.join(burst)
-    assert loop._counters()["wakeups"] - before <= 4 * count / 1000
+    assert loop.stats().wakeups - before <= 4 * count / 1000
 
 
 def test_posts_to_an_idle_loop_wait_for_it(client, loop):
