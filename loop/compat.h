@@ -58,6 +58,24 @@ PyLong_AsInt(PyObject *obj)
 #define Py_END_CRITICAL_SECTION() }
 #endif
 
+/* Does nobody else hold a reference? */
+#if PY_VERSION_HEX >= 0x030E0000
+#define PL_UNIQUE(op) PyUnstable_Object_IsUniquelyReferenced(op)
+#else
+#define PL_UNIQUE(op) (!PL_FREE_THREADED && Py_REFCNT(op) == 1)
+#endif
+
+/* Ours alone: shows the first `size` of the bytes it was made with. */
+static inline void
+pl_bytes_set_size(PyObject *bytes, Py_ssize_t size)
+{
+    Py_SET_SIZE(bytes, size);
+    ((PyBytesObject *)bytes)->ob_sval[size] = 0;
+    _Py_COMP_DIAG_PUSH _Py_COMP_DIAG_IGNORE_DEPR_DECLS((PyBytesObject *)bytes)
+        ->ob_shash = -1;
+    _Py_COMP_DIAG_POP
+}
+
 #define PL_EAGER_TASKS (PY_VERSION_HEX >= 0x030C0000)
 /* DatagramTransport.sendto(): empty ones are sent, and each counts in the
    buffer's size with a header, since 3.13. */

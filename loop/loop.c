@@ -290,6 +290,7 @@ close_core(PlLoop *self)
     pl_heap_fini(&self->timers);
     PyMem_Free(self->read_buffer);
     self->read_buffer = NULL;
+    Py_CLEAR(self->spare_bytes);
     PyMem_Free(self->written);
     self->written = NULL;
     self->written_capacity = 0;

@@ -59,6 +59,7 @@ struct PlLoop {
     size_t written_count;       /* each entry owns a reference */
     size_t written_capacity;
     char *read_buffer;          /* PL_READ_BUFFER bytes, made on first use */
+    PyObject *spare_bytes;      /* as long, to be read into: stream_read.c */
     int64_t polled_ns;          /* clock at the end of the last poll */
     int64_t looked_ns;          /* … when it was last looked at: run.c */
     PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */

@@ -37,7 +37,6 @@ struct PlStream {
     PyObject *server; /* owned until detached */
     PyObject *sockname; /* noted at the end when nobody had asked */
     PyObject *empty_waiter;
-    uint32_t read_size; /* of the next read; 0: the loop's buffer */
 
     /* The write queue: bytes objects, oldest at `first`. */
     PyObject *inline_chunks[PL_STREAM_CHUNKS];

@@ -25,6 +25,7 @@ enum pl_transport_flag {
     PL_S_LENT = 2048,            /* loop.sendfile() has a duplicate of fd */
     PL_S_CONNECTED = 8192,       /* datagrams: the socket has a peer */
     PL_S_NATIVE = 16384,         /* datagrams: our own system calls */
+    PL_S_LARGE = 32768,          /* streams: the last read came out large */
 };
 
 typedef struct PlTransport PlTransport;

@@ -1674,3 +1674,45 @@ async def test_stream_reader_feeds_back_pressure():
         await writer.wait_closed()
         await turns()
         assert total == sent
+
+
+@pytest.mark.parametrize("keep", ["all", "some", "hashes"])
+def test_large_reads_are_the_protocol_s_to_keep(run, keep):
+    """Bytes that somebody holds are never read into again."""
+    sent = pattern(6 << 20)
+
+    class Sink(asyncio.Protocol):
+        def __init__(self, done):
+            self.kept, self.pieces, self.left = [], [], len(sent)
+            self.done = done
+
+        def data_received(self, data):
+            self.left -= len(data)
+            self.pieces.append(hashlib.sha256(data).digest())
+            if keep == "all" or (keep == "some" and len(self.pieces) % 3 == 0):
+                self.kept.append((len(self.pieces) - 1, data))
+            elif keep == "hashes":
+                assert hash(data) == hash(bytes(bytearray(data)))
+            if not self.left:
+                self.done.set_result(None)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, theirs = tcp_pair()
+        theirs.setblocking(False)
+        done = loop.create_future()
+        transport, sink = await loop.create_connection(
+            lambda: Sink(done), sock=ours
+        )
+        await loop.sock_sendall(theirs, sent)
+        await done
+        transport.abort()
+        theirs.close()
+        return sink
+
+    sink = run(main())
+    kept = dict(sink.kept)
+    for number, data in kept.items():
+        assert hashlib.sha256(data).digest() == sink.pieces[number]
+    if keep == "all":
+        assert b"".join(kept.values()) == sent
