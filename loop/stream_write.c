@@ -2,6 +2,7 @@
 
    write() queues; the turn's end sends all that is queued in one sendmsg,
    before the poll (uvicorn writes head and body apart: one call, not two).
+   What data_received() wrote leaves when it returns (stream_read.c).
    What exceeds the high-water mark or is written while the loop does not run
    goes out at once.  bytes are held, anything mutable is copied before
    write() returns. */
