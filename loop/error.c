@@ -7,6 +7,13 @@
 #include <errno.h>
 #include <stdarg.h>
 
+int
+pl_leaves_loop(void)
+{
+    return PyErr_ExceptionMatches(PyExc_SystemExit) ||
+           PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+}
+
 PyObject *
 pl_oserror(int status)
 {

@@ -332,9 +332,7 @@ handle_args(PlHandle *self)
 static int
 handle_failed(PlHandle *self)
 {
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
-        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-    {
+    if (pl_leaves_loop()) {
         return -1;
     }
     PyObject *exc = PyErr_GetRaisedException();

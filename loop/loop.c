@@ -77,8 +77,8 @@ visit_entry(void *entry, visitproc visit, void *arg)
     if (pl_entry_is_work(entry)) {
         return 0;    /* native: holds nothing we could know of */
     }
-    if ((uintptr_t)entry & 1) {
-        Py_VISIT(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+    if (pl_entry_is_job(entry)) {
+        Py_VISIT(pl_entry_job(entry)->owner);
         return 0;
     }
     return visit_waiting(entry, visit, arg);
@@ -185,8 +185,8 @@ drop_entry(void *entry)
     if (pl_entry_is_work(entry)) {
         pl_work_discard(pl_entry_work(entry));
     }
-    else if ((uintptr_t)entry & 1) {
-        Py_DECREF(((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner);
+    else if (pl_entry_is_job(entry)) {
+        Py_DECREF(pl_entry_job(entry)->owner);
     }
     else {
         pl_handle_drop(entry);
@@ -484,8 +484,8 @@ waiting(PlLoop *self)
         if (pl_entry_is_work(entry)) {
             entry = Py_None;
         }
-        else if ((uintptr_t)entry & 1) {
-            entry = ((pl_job *)((uintptr_t)entry & ~(uintptr_t)1))->owner;
+        else if (pl_entry_is_job(entry)) {
+            entry = pl_entry_job(entry)->owner;
         }
         status = PyList_Append(ready, entry);
     }

@@ -29,6 +29,29 @@ typedef struct pl_job {
     PyObject *owner;
 } pl_job;
 
+/* An entry of the ready ring is a handle, or with one of these bits set a job
+   or a native work item (native.h). */
+#define PL_JOB_BIT ((uintptr_t)1)
+#define PL_WORK_BIT ((uintptr_t)2)
+
+static inline int
+pl_entry_is_handle(const void *entry)
+{
+    return ((uintptr_t)entry & (PL_JOB_BIT | PL_WORK_BIT)) == 0;
+}
+
+static inline int
+pl_entry_is_job(const void *entry)
+{
+    return ((uintptr_t)entry & PL_JOB_BIT) != 0;
+}
+
+static inline pl_job *
+pl_entry_job(void *entry)
+{
+    return (pl_job *)((uintptr_t)entry & ~PL_JOB_BIT);
+}
+
 #define PL_FREELIST_MAX (1 << 17)    /* handles kept after a burst … */
 #define PL_FREELIST_IDLE 1024        /* … and while the loop idles */
 #define PL_READ_BUFFER (256 * 1024)
@@ -229,6 +252,8 @@ PyObject *loop_numeric_getaddrinfo(PlLoop *self, PyObject *const *args,
 int pl_dns_enums(pl_state *st);
 
 /* error.c */
+/* True when the raised exception must leave the loop. */
+int pl_leaves_loop(void);
 /* Reports the raised exception as asyncio's handle does: 0, or -1 with it
    still set when it is KeyboardInterrupt or SystemExit. */
 int pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,

@@ -13,9 +13,6 @@
 #include "loop.h"
 #include "pyloop.h"
 
-/* In the ready ring a work item is its pointer with this bit set. */
-#define PL_WORK_BIT ((uintptr_t)2)
-
 static inline int
 pl_entry_is_work(const void *entry)
 {

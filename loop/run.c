@@ -225,13 +225,13 @@ expire_timers(PlLoop *self)
 static int
 run_entry(PlLoop *self, void *entry)
 {
-    if (!((uintptr_t)entry & 3)) {
+    if (pl_entry_is_handle(entry)) {
         return pl_handle_run(entry);
     }
     if (pl_entry_is_work(entry)) {
         return pl_work_run(self, pl_entry_work(entry));
     }
-    pl_job *job = (pl_job *)((uintptr_t)entry & ~(uintptr_t)1);
+    pl_job *job = pl_entry_job(entry);
     PyObject *owner = job->owner;
     int status = job->run(job);
 
@@ -379,7 +379,7 @@ static int
 run_entry_timed(PlLoop *self, void *entry)
 {
     PyObject *owner = NULL;
-    int is_handle = !((uintptr_t)entry & 3);
+    int is_handle = pl_entry_is_handle(entry);
     int debug = self->debug;
     int64_t start = self->timed_ns == 0 ? pl_now_ns() : self->timed_ns;
     int status;
@@ -394,7 +394,7 @@ run_entry_timed(PlLoop *self, void *entry)
         status = pl_work_run(self, pl_entry_work(entry));
     }
     else {
-        pl_job *job = (pl_job *)((uintptr_t)entry & ~(uintptr_t)1);
+        pl_job *job = pl_entry_job(entry);
 
         owner = job->owner;
         status = job->run(job);
@@ -503,7 +503,7 @@ track_waiting(PlLoop *self)
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         void *entry = pl_ring_at(&self->ready, i);
 
-        if (!((uintptr_t)entry & 3) && Py_REFCNT((PyObject *)entry) > 1 &&
+        if (pl_entry_is_handle(entry) && Py_REFCNT((PyObject *)entry) > 1 &&
             !PyObject_GC_IsTracked(entry))
         {
             PyObject_GC_Track(entry);

@@ -220,7 +220,8 @@ pl_loop_push(PlLoop *self, PyObject *handle)
 int
 pl_loop_push_job(PlLoop *self, pl_job *job)
 {
-    if (pl_ring_push(&self->ready, (void *)((uintptr_t)job | 1)) < 0) {
+    if (pl_ring_push(&self->ready, (void *)((uintptr_t)job | PL_JOB_BIT)) < 0)
+    {
         PyErr_NoMemory();
         return -1;
     }

@@ -110,10 +110,12 @@ shared_buffer(PlLoop *self)
     {
         return NULL;
     }
-    if (self->read_buffer == NULL) {
-        self->read_buffer = PyMem_Malloc(PL_READ_BUFFER);
+    char *buffer = pl_loop_read_buffer(self);
+
+    if (buffer == NULL) {
+        PyErr_Clear();    /* the callers have another way */
     }
-    return self->read_buffer;
+    return buffer;
 }
 
 static PyObject *

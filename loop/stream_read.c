@@ -21,20 +21,6 @@
 /* Reads for one readiness: others wait meanwhile. */
 #define MAX_READS 16
 
-/* 1: nothing to do (no data, or interrupted); 0: go on; -1 as usual. */
-static int
-read_failed(PlStream *self, int err)
-{
-    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
-        return 1;
-    }
-    pl_raise_errno(-err);
-    return pl_transport_fatal(&self->base,
-                              "Fatal read error on socket transport") < 0
-               ? -1
-               : 1;
-}
-
 static int
 read_eof(PlStream *self)
 {
@@ -51,6 +37,21 @@ read_eof(PlStream *self)
         return pl_transport_watch(&self->base, 0, PL_S_READING);
     }
     return pl_transport_close(&self->base);
+}
+
+/* recv() brought n <= 0: the end, nothing (EAGAIN), or an error.  0 or -1. */
+static int
+read_nothing(PlStream *self, ssize_t n, int err)
+{
+    if (n == 0) {
+        return read_eof(self);
+    }
+    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+        return 0;
+    }
+    pl_raise_errno(-err);
+    return pl_transport_fatal(&self->base,
+                              "Fatal read error on socket transport");
 }
 
 int
@@ -96,11 +97,8 @@ pl_stream_read_buffered(PlTransport *transport)
 
     PyBuffer_Release(&view);
     Py_DECREF(target);
-    if (n < 0) {
-        return read_failed(self, err) < 0 ? -1 : 0;
-    }
-    if (n == 0) {
-        return read_eof(self);
+    if (n <= 0) {
+        return read_nothing(self, n, err);
     }
     PyObject *count = PyLong_FromSsize_t(n);
     PyObject *result =
@@ -176,9 +174,7 @@ read_bytes(PlStream *self, int *status, int *spare)
         give_spare(loop, data);
     }
     if (n <= 0) {
-        *status = n == 0                       ? read_eof(self)
-                  : read_failed(self, err) < 0 ? -1
-                                               : 0;
+        *status = read_nothing(self, n, err);
         return NULL;
     }
     if (copy == NULL) {
@@ -245,7 +241,7 @@ pl_stream_read_raw(PlTransport *transport,
     ssize_t n = recv(self->fd, buffer, PL_READ_BUFFER, 0);
 
     if (n <= 0) {
-        return n == 0 ? read_eof(self) : read_failed(self, errno) < 0 ? -1 : 0;
+        return read_nothing(self, n, errno);
     }
     PyObject *protocol = pl_transport_protocol(transport);
     int status = received(protocol, buffer, (size_t)n);

@@ -9,13 +9,6 @@
 
 #define CONN_LOST_WARNING 5    /* LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 
-int
-pl_leaves_loop(void)
-{
-    return PyErr_ExceptionMatches(PyExc_SystemExit) ||
-           PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
-}
-
 /* -- the protocol ------------------------------------------------------ */
 
 void

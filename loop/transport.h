@@ -159,8 +159,6 @@ int pl_transport_report(PlTransport *self, PyObject *owner, PyObject *name,
 int pl_maybe_pause(PlTransport *self);
 int pl_maybe_resume(PlTransport *self);
 
-/* True when the raised exception must leave the loop. */
-int pl_leaves_loop(void);
 /* logger.debug(format, self), in debug mode. */
 void pl_transport_debug(PlTransport *self, const char *format);
 /* A write after the end: counts, and warns from the fifth on. */

@@ -15,9 +15,7 @@ pl_native_check(PlLoop *loop)
     if (!PyErr_Occurred()) {
         return 0;
     }
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) ||
-        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-    {
+    if (pl_leaves_loop()) {
         return -1;
     }
     return pl_report(loop, "Exception in native work",
