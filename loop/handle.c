@@ -1,6 +1,7 @@
 /* Handles; see handle.h. */
 
 #include "handle.h"
+#include "context.h"
 
 #include <stddef.h>
 #include <structmember.h>
@@ -121,8 +122,11 @@ pl_handle_new(PlLoop *loop, PyTypeObject *type, PyObject *callback,
         ((PlHandleX *)self)->traceback = NULL;
     }
     if (context == NULL || context == Py_None) {
-        self->context = PyContext_CopyCurrent();
-        if (self->context == NULL) {
+        self->context = pl_context_share(loop);
+        if (self->context != NULL) {
+            self->flags = PL_SHARED;
+        }
+        else if ((self->context = PyContext_CopyCurrent()) == NULL) {
             goto error;
         }
     }
@@ -163,34 +167,82 @@ error:
     return NULL;
 }
 
+/* Its context from here on is its own: to be shown. */
+static int
+own_context(PlHandle *self)
+{
+    if (pl_handle_flags(self) & PL_SHARED) {
+        PyObject *copy = PyContext_Copy(self->context);
+
+        if (copy == NULL) {
+            return -1;
+        }
+        Py_SETREF(self->context, copy);
+        pl_handle_unset(self, PL_SHARED);
+    }
+    return 0;
+}
+
+/* … to run in. */
+static int
+take_context(PlHandle *self)
+{
+    int status = 0;
+
+    if (!(pl_handle_flags(self) & PL_SHARED)) {
+        return 0;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (pl_handle_flags(self) & PL_SHARED) {
+        PyObject *taken = pl_context_take(self->loop, self->context);
+
+        if (taken == NULL) {
+            status = -1;
+        }
+        else {
+            self->context = taken;
+            pl_handle_unset(self, PL_SHARED);
+            (void)pl_handle_set(self, PL_TAKEN);
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    return status;
+}
+
 /* Detach, then release: any decref may run user code. */
 typedef struct {
-    PyObject *objects[2 + PL_INLINE_ARGS];
+    PyObject *objects[1 + PL_INLINE_ARGS];
+    PyObject *context;
+    bool taken;
 } contents;
 
 static contents
 detach_contents(PlHandle *self)
 {
-    contents gone = {{
-        self->callback,
+    contents gone = {
+        {self->callback, self->args[0], self->args[1], self->args[2]},
         self->context,
-        self->args[0],
-        self->args[1],
-        self->args[2],
-    }};
+        (pl_handle_flags(self) & PL_TAKEN) != 0,
+    };
 
     self->callback = NULL;
     self->context = NULL;
     self->args[0] = self->args[1] = self->args[2] = NULL;
     self->nargs = 0;
-    pl_handle_unset(self, PL_HAS_REPR);
+    pl_handle_unset(self, PL_HAS_REPR | PL_SHARED | PL_TAKEN);
     return gone;
 }
 
 static void
-release_contents(contents *gone)
+release_contents(PlLoop *loop, contents *gone)
 {
-    for (int i = 0; i < 2 + PL_INLINE_ARGS; i++) {
+    if (gone->taken) {
+        pl_context_give(loop, gone->context);
+    }
+    else {
+        Py_XDECREF(gone->context);
+    }
+    for (int i = 0; i < 1 + PL_INLINE_ARGS; i++) {
         Py_XDECREF(gone->objects[i]);
     }
 }
@@ -205,7 +257,7 @@ handle_clear_contents(PlHandle *self)
     Py_BEGIN_CRITICAL_SECTION(self);
     gone = detach_contents(self);
     Py_END_CRITICAL_SECTION();
-    release_contents(&gone);
+    release_contents(self->loop, &gone);
 }
 
 static int
@@ -236,7 +288,7 @@ handle_clear(PlHandle *self)
 {
     contents gone = detach_contents(self);
 
-    release_contents(&gone);
+    release_contents(self->loop, &gone);
     if (handle_is_large(self)) {
         Py_CLEAR(((PlHandleX *)self)->traceback);
     }
@@ -267,7 +319,7 @@ call_in_context(PlHandle *self)
     uint32_t nargs = self->nargs;
     PyObject *result;
 
-    if (PyContext_Enter(self->context) < 0) {
+    if (take_context(self) < 0 || PyContext_Enter(self->context) < 0) {
         return NULL;
     }
     if (nargs <= PL_INLINE_ARGS) {
@@ -522,14 +574,28 @@ handle_cancelled(PlHandle *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyObject *
-handle_get_context(PlHandle *self, PyObject *Py_UNUSED(unused))
+show_context(PlHandle *self)
 {
-    PyObject *context;
+    PyObject *context = NULL;
 
     Py_BEGIN_CRITICAL_SECTION(self);
-    context = Py_NewRef(self->context == NULL ? Py_None : self->context);
+    if (own_context(self) == 0) {
+        context = Py_NewRef(self->context == NULL ? Py_None : self->context);
+    }
     Py_END_CRITICAL_SECTION();
     return context;
+}
+
+static PyObject *
+handle_get_context(PlHandle *self, PyObject *Py_UNUSED(unused))
+{
+    return show_context(self);
+}
+
+static PyObject *
+handle_get_private_context(PlHandle *self, void *Py_UNUSED(closure))
+{
+    return show_context(self);
 }
 
 static PyObject *
@@ -697,7 +763,7 @@ static PyGetSetDef handle_getset[] = {
     {"__class__", (getter)handle_get_class, NULL, NULL, NULL},
     {"_callback", (getter)handle_get_object, NULL, NULL, FIELD(callback)},
     {"_args", (getter)handle_get_args, NULL, NULL, NULL},
-    {"_context", (getter)handle_get_object, NULL, NULL, FIELD(context)},
+    {"_context", (getter)handle_get_private_context, NULL, NULL, NULL},
     {"_loop", (getter)handle_get_object, NULL, NULL, FIELD(loop)},
     {"_cancelled", (getter)handle_get_cancelled, NULL, NULL, NULL},
     {"_repr", (getter)handle_get_repr_slot, NULL, NULL, NULL},
@@ -729,7 +795,7 @@ static PyGetSetDef timer_getset[] = {
     {"__class__", (getter)handle_get_class, NULL, NULL, NULL},
     {"_callback", (getter)handle_get_object, NULL, NULL, FIELD(callback)},
     {"_args", (getter)handle_get_args, NULL, NULL, NULL},
-    {"_context", (getter)handle_get_object, NULL, NULL, FIELD(context)},
+    {"_context", (getter)handle_get_private_context, NULL, NULL, NULL},
     {"_loop", (getter)handle_get_object, NULL, NULL, FIELD(loop)},
     {"_cancelled", (getter)handle_get_cancelled, NULL, NULL, NULL},
     {"_repr", (getter)handle_get_repr_slot, NULL, NULL, NULL},

@@ -24,6 +24,8 @@ enum pl_handle_flag {
     PL_HAS_REPR = 8,     /* cancelled in debug mode: args[0] is the repr */
     PL_PERSISTENT = 16,  /* add_reader's: runs many times */
     PL_THREADSAFE = 32,  /* call_soon_threadsafe's: shown as such */
+    PL_SHARED = 64,      /* its context is the loop's pristine copy … */
+    PL_TAKEN = 128,      /* … or was taken for it: context.h */
 };
 
 #define PL_INLINE_ARGS 3

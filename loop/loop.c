@@ -1,5 +1,6 @@
 /* The Loop type: life cycle, attributes, method table. */
 
+#include "context.h"
 #include "handle.h"
 #include "native.h"
 #include "stream.h"
@@ -130,6 +131,8 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     Py_VISIT(self->task_factory);
     Py_VISIT(self->transports);
     Py_VISIT(self->slow_hook);
+    Py_VISIT(self->pristine);
+    Py_VISIT(self->scratch);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         int status = visit_entry(pl_ring_at(&self->ready, i), visit, arg);
@@ -211,6 +214,7 @@ loop_clear(PlLoop *self)
     Py_CLEAR(self->task_factory);
     Py_CLEAR(self->transports);
     Py_CLEAR(self->slow_hook);
+    pl_context_drop(self);
     pl_resolve_abandon(self);
     if (self->core != NULL && !self->closed) {
         pl_loop_drain_inbox(self);

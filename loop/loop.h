@@ -85,6 +85,8 @@ struct PlLoop {
     PyObject *spare_bytes;      /* as long, to be read into: stream_read.c */
     int64_t polled_ns;          /* clock at the end of the last poll */
     int64_t looked_ns;          /* … when it was last looked at: run.c */
+    PyObject *pristine;         /* contexts to share, or NULL: context.h */
+    PyObject *scratch;          /* … and to run in */
     PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */
     int64_t slow_ns;            /* its threshold */
     int64_t timed_ns; /* start of what runs, if it is timed, or 0 */

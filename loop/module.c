@@ -1,6 +1,7 @@
 /* The extension module pyloop._core: multi-phase initialisation, so that
    each interpreter gets its own copy of the state. */
 
+#include "context.h"
 #include "handle.h"
 #include "native.h"
 #include "stream.h"
@@ -79,7 +80,8 @@ module_exec(PyObject *module)
     st->socket_fileno = PyObject_GetAttr(st->socket_base, st->str_fileno);
     if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
         st->loop_kwnames == NULL || st->socket_fileno == NULL ||
-        server_takes_transport(st) < 0 || pl_dns_enums(st) < 0)
+        server_takes_transport(st) < 0 || pl_dns_enums(st) < 0 ||
+        pl_context_probe(st) < 0)
     {
         return -1;
     }

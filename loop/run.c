@@ -5,6 +5,7 @@
    send what was written.  The only wait is in poll_step, and the thread
    state is given up around nothing else. */
 
+#include "context.h"
 #include "handle.h"
 #include "native.h"
 #include "stream.h"
@@ -125,6 +126,7 @@ poll_step(PlLoop *self, bool first)
         }
     }
     else {
+        pl_context_rest(self);
         timeout = poll_timeout(self);
         if (timeout == -2) {
             return -1;
@@ -545,6 +547,7 @@ leave_loop(PlLoop *self)
     PyObject *id;
 
     track_waiting(self);
+    pl_context_drop(self);
     self->stopping = false;
     Py_BEGIN_CRITICAL_SECTION(self);
     id = self->thread_id;

@@ -1,7 +1,9 @@
 import asyncio
 import contextvars
+import gc
 import socket
 import sys
+import weakref
 
 import pytest
 from support import (
@@ -310,3 +312,194 @@ def test_signal_handler(loop):
     loop.run_forever()
     loop.remove_signal_handler(signal.SIGUSR1)
     assert seen == ["added"]
+
+
+class Value:
+    """A value of a variable, whose life can be watched."""
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_later", "threadsafe"])
+async def test_callbacks_scheduled_together_do_not_share(method):
+    loop = asyncio.get_running_loop()
+    schedule = {
+        "call_soon": loop.call_soon,
+        "call_later": lambda *a: loop.call_later(0, *a),
+        "threadsafe": loop.call_soon_threadsafe,
+    }[method]
+    seen = []
+
+    def change(n):
+        seen.append(variable.get())
+        if n % 3:
+            variable.set(n)
+        # what it schedules has what it has set, and nobody else has
+        loop.call_soon(lambda: seen.append((n, variable.get())))
+
+    variable.set("main")
+    for n in range(7):
+        schedule(change, n)
+    variable.set("second")
+    for n in range(7, 10):
+        schedule(change, n)
+    await turns(4)
+    assert seen[:10] == ["main"] * 7 + ["second"] * 3
+    assert sorted(seen[10:]) == [
+        (n, n if n % 3 else "main" if n < 7 else "second") for n in range(10)
+    ]
+    assert variable.get() == "second"
+
+
+async def test_each_handle_has_a_context_of_its_own():
+    loop = asyncio.get_running_loop()
+    handles = [loop.call_soon(lambda: None) for _ in range(3)]
+    handles += [loop.call_later(9, lambda: None) for _ in range(3)]
+    contexts = [handle._context for handle in handles]
+    assert len({id(context) for context in contexts}) == 6
+    assert [handle._context for handle in handles] == contexts
+    for context in contexts:
+        context.run(variable.set, "mine")
+    assert variable.get() == "unset"
+    for handle in handles:
+        handle.cancel()
+
+
+async def test_the_context_shown_is_the_one_it_runs_in():
+    loop = asyncio.get_running_loop()
+    shown = []
+
+    def first():
+        variable.set("ran")
+
+    handle = loop.call_soon(first)
+    shown.append(handle._context)
+    inside = loop.call_soon(lambda: shown.append(inside._context))
+    after = loop.call_soon(lambda: variable.set("too"))
+    await turns(2)
+    assert shown[0][variable] == "ran"
+    assert variable not in shown[1]
+    del after
+    with pytest.raises(RuntimeError, match="already entered"):
+        current = loop.call_soon(lambda: current._context.run(print))
+        caught = loop.create_future()
+        loop.set_exception_handler(
+            lambda loop, context: caught.set_result(context["exception"])
+        )
+        raise await caught
+
+
+async def test_a_token_belongs_to_the_callback_that_made_it():
+    loop = asyncio.get_running_loop()
+    tokens, errors = [], []
+
+    def make():
+        tokens.append(variable.set("made"))
+
+    def use():
+        try:
+            variable.reset(tokens[0])
+        except ValueError as exc:
+            errors.append("different Context" in str(exc))
+
+    loop.call_soon(make)
+    loop.call_soon(use)
+    await turns(2)
+    assert errors == [True]
+
+
+async def test_a_variable_that_was_set_and_reset():
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    def bracket():
+        token = variable.set("inside")
+        loop.call_soon(lambda: seen.append(variable.get()))
+        variable.reset(token)
+        loop.call_soon(lambda: seen.append(variable.get()))
+
+    loop.call_soon(bracket)
+    loop.call_soon(bracket)
+    await turns(3)
+    assert seen == ["inside", "unset"] * 2
+
+
+async def test_a_callback_run_inside_another():
+    loop = asyncio.get_running_loop()
+    seen = []
+
+    def inner():
+        seen.append(variable.get())
+        variable.set("inner")
+
+    def outer():
+        variable.set("outer")
+        other._run()
+        seen.append(variable.get())
+
+    variable.set("main")
+    loop.call_soon(outer)
+    other = loop.call_soon(inner)
+    await turns(2)
+    assert seen[:2] == ["main", "outer"]
+
+
+@pytest.mark.parametrize("way", ["scheduled", "set by the callback"])
+def test_values_live_no_longer_than_the_next_sleep(loop, way):
+    async def main():
+        gone = asyncio.Event()
+
+        def watched():
+            value = Value()
+            weakref.finalize(value, gone.set)
+            return value
+
+        def callback():
+            if way != "scheduled":
+                variable.set(watched())
+                loop.call_soon(lambda: None)
+
+        def schedule():
+            if way == "scheduled":
+                variable.set(watched())
+            for _ in range(3):
+                loop.call_soon(callback)
+
+        contextvars.copy_context().run(schedule)
+        await asyncio.wait_for(gone.wait(), 5)
+
+    loop.run_until_complete(main())
+
+
+def test_values_do_not_outlive_the_run(loop):
+    def schedule():
+        value = Value()
+        variable.set(value)
+        loop.call_soon(loop.stop)
+        return weakref.ref(value)
+
+    async def main():
+        for _ in range(3):
+            refs.append(contextvars.copy_context().run(schedule))
+
+    refs = []
+    loop.run_until_complete(main())
+    spin(loop)
+    assert [ref() for ref in refs] == [None] * 3
+
+
+@pytest.mark.usefixtures("pyloop_only")
+async def test_contexts_are_not_copied_for_nothing():
+    loop = asyncio.get_running_loop()
+    many = 2000
+
+    def contexts():
+        return sum(type(o) is contextvars.Context for o in gc.get_objects())
+
+    before = contexts()
+    for _ in range(many):
+        loop.call_soon(lambda: None)
+    assert contexts() - before < 10
+    await turns(2)
+    timers = [loop.call_later(9, lambda: None) for _ in range(many)]
+    assert contexts() - before < 10
+    for timer in timers:
+        timer.cancel()

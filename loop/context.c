@@ -1,0 +1,159 @@
+/* Contexts that callbacks share; see context.h. */
+
+#include "context.h"
+
+static PyObject *
+vars_of(PyObject *context)
+{
+    return ((pl_context_layout *)context)->vars;
+}
+
+/* Does the layout say what a variable does to a context and to its copy, and
+   is the current context where it is looked for? */
+static int
+layout_holds(PyObject *var)
+{
+    PyObject *context = PyContext_New();
+    PyObject *copy = NULL, *token = NULL;
+    int holds = -1;
+
+    if (context == NULL || PyContext_Enter(context) < 0) {
+        Py_XDECREF(context);
+        return -1;
+    }
+    PyObject *before = vars_of(context);
+
+    token = PyContextVar_Set(var, Py_None);
+    copy = token == NULL ? NULL : PyContext_CopyCurrent();
+    if (copy != NULL) {
+        holds = PyThreadState_Get()->context == context &&
+                vars_of(context) != before &&
+                vars_of(copy) == vars_of(context) &&
+                ((pl_context_layout *)copy)->previous == NULL &&
+                ((pl_context_layout *)copy)->weaklist == NULL &&
+                ((pl_context_layout *)context)->weaklist == NULL;
+    }
+    Py_XDECREF(token);
+    if (PyContext_Exit(context) < 0) {
+        holds = -1;
+    }
+    Py_XDECREF(copy);
+    Py_DECREF(context);
+    return holds;
+}
+
+int
+pl_context_probe(pl_state *st)
+{
+    int holds = 0;
+
+    if (PyContext_Type.tp_basicsize >= (Py_ssize_t)sizeof(pl_context_layout)) {
+        PyObject *var = PyContextVar_New("pyloop", NULL);
+
+        holds = var == NULL ? -1 : layout_holds(var);
+        Py_XDECREF(var);
+    }
+    st->context_layout = holds > 0;
+    return holds < 0 ? -1 : 0;
+}
+
+/* In debug mode a handle keeps what it ran. */
+static inline int
+may_share(PlLoop *loop)
+{
+    unsigned long thread =
+        atomic_load_explicit(&loop->thread, memory_order_relaxed);
+
+    return loop->st->context_layout && !loop->debug &&
+           (PL_FREE_THREADED ? thread == PyThread_get_thread_ident()
+                             : thread != 0);
+}
+
+PyObject *
+pl_context_share(PlLoop *loop)
+{
+    PyObject *current = PyThreadState_Get()->context;
+
+    if (current == NULL || !may_share(loop)) {
+        return NULL;
+    }
+    if (loop->pristine == NULL || vars_of(loop->pristine) != vars_of(current))
+    {
+        PyObject *copy = PyContext_CopyCurrent();
+
+        if (copy == NULL) {
+            PyErr_Clear(); /* the caller's own try will tell */
+            return NULL;
+        }
+        Py_XSETREF(loop->pristine, copy);
+    }
+    return Py_NewRef(loop->pristine);
+}
+
+PyObject *
+pl_context_take(PlLoop *loop, PyObject *shared)
+{
+    PyObject *taken = loop->scratch;
+
+    if (taken != NULL && vars_of(taken) == vars_of(shared)) {
+        loop->scratch = NULL;
+    }
+    else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
+        /* Scheduled once: no other callback needs it. */
+        loop->pristine = NULL;
+        Py_DECREF(shared);
+        return shared;
+    }
+    else {
+        taken = PyContext_Copy(shared);
+        if (taken == NULL) {
+            return NULL;
+        }
+    }
+    Py_DECREF(shared);
+    return taken;
+}
+
+void
+pl_context_give(PlLoop *loop, PyObject *context)
+{
+    PyObject *before = NULL;
+
+    if (loop->pristine != NULL &&
+        vars_of(context) == vars_of(loop->pristine) && PL_UNIQUE(context) &&
+        ((pl_context_layout *)context)->weaklist == NULL && may_share(loop))
+    {
+        before = loop->scratch;
+        loop->scratch = context;
+    }
+    else {
+        before = context;
+    }
+    Py_XDECREF(before);
+}
+
+void
+pl_context_rest(PlLoop *loop)
+{
+    if (loop->pristine == NULL) {
+        return;
+    }
+    PyObject *vars = vars_of(loop->pristine);
+    int ours =
+        1 + (loop->scratch != NULL && vars_of(loop->scratch) == vars);
+
+    if (Py_REFCNT(vars) <= ours) {
+        pl_context_drop(loop);
+    }
+}
+
+void
+pl_context_drop(PlLoop *loop)
+{
+    PyObject *pristine = loop->pristine;
+    PyObject *scratch = loop->scratch;
+
+    loop->pristine = loop->scratch = NULL;
+    Py_XDECREF(pristine);
+    Py_XDECREF(scratch);
+}
