@@ -139,8 +139,7 @@ pl_context_rest(PlLoop *loop)
         return;
     }
     PyObject *vars = vars_of(loop->pristine);
-    int ours =
-        1 + (loop->scratch != NULL && vars_of(loop->scratch) == vars);
+    int ours = 1 + (loop->scratch != NULL && vars_of(loop->scratch) == vars);
 
     if (Py_REFCNT(vars) <= ours) {
         pl_context_drop(loop);

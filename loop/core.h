@@ -62,8 +62,13 @@ typedef struct pyloop_loop {
     int uv_open;            /* uv is initialised: made on first use */
     int uv_requests;        /* submitted and not yet done */
     uv_loop_t uv;
+    int64_t doze_limit_ns;  /* loop.busy_poll; 0: never doze */
+    int64_t doze_ns;        /* before the next sleep: 0, or doze_limit_ns */
+    int short_waits;        /* in a row, up to now */
+    int doze_after;         /* so many of them */
 
     /* loop thread writes, any thread reads: stats.h */
+    uint64_t dozed_ns;
     uint64_t wakeups;                 /* times a sleeping loop was woken */
     uint64_t used[PL_SLOT_KINDS];     /* slots of each kind but FREE */
 } pl_core;
@@ -87,6 +92,21 @@ int pl_core_post_chain(pl_core *core, pl_link *newest, pl_link *oldest);
 /* Any thread, async-signal-safe: wakes a sleeping loop without giving it
    work.  0 or a negative errno. */
 int pl_core_wake(pl_core *core);
+
+/* Loop thread, attached: 1 when nothing has arrived and pl_core_wait may be
+   called.  Who pushes from here on ends that wait. */
+int pl_core_lie_down(pl_core *core);
+
+/* Loop thread, detached.  Waits for events for at most timeout_ns (< 0 for
+   ever), dozing first where that has paid; awake when it returns.  *now_ns is
+   the clock before, and then after.  The number of events or a negative
+   errno. */
+int pl_core_wait(pl_core *core, int64_t timeout_ns, int64_t *now_ns);
+/* How long it may doze; 0: not at all. */
+void pl_core_set_doze(pl_core *core, int64_t limit_ns);
+
+/* The clock of time.monotonic(). */
+int64_t pl_now_ns(void);
 
 /* Loop thread.  The slot of a descriptor, or NULL when it never had one. */
 static inline pl_slot *

@@ -6,12 +6,13 @@
    ABA problem.  A closed inbox holds the PL_INBOX_CLOSED mark for ever and
    refuses every push.
 
-   Sleeping.  The consumer stores PL_ASLEEP, then looks at the head once
-   more, then blocks; a producer pushes, then looks at the state.  All four
-   are seq_cst, so at least one side sees the other: either the consumer
-   finds the item, or the producer finds it asleep and has to wake it.  Of
-   many producers only the one that changes PL_ASLEEP to PL_AWAKE does: one
-   wake-up a burst.  The wake-up itself comes after that change; a consumer
+   Sleeping.  The consumer stores PL_DOZING or PL_ASLEEP, then looks at the
+   head once more, then waits; a producer pushes, then looks at the state.
+   All four are seq_cst, so at least one side sees the other: either the
+   consumer finds the item, or the producer finds the state and makes it
+   PL_AWAKE.  A consumer that dozes watches the state and needs nothing more;
+   one that is asleep blocks, and of many producers the one that has changed
+   its state sends it a wake-up: one a burst.  The wake-up itself comes after that change; a consumer
    that has gone back to sleep by then wakes once for nothing, which is
    better than waiting for a producer that may have lost its processor (then
    a round trip took milliseconds).  `wakers` counts the producers in
@@ -33,6 +34,7 @@ typedef struct pl_link {
 
 enum pl_inbox_state {
     PL_AWAKE,
+    PL_DOZING,    /* the consumer has nothing to do, but watches the state */
     PL_ASLEEP,    /* the consumer blocks or is about to */
     PL_GONE,      /* closed: nobody is to be woken any more */
 };
@@ -66,17 +68,24 @@ pl_inbox_init(pl_inbox *inbox)
 static inline int
 pl_inbox_must_wake(pl_inbox *inbox)
 {
-    int asleep = PL_ASLEEP;
+    /* partner: pl_inbox_sleep and pl_inbox_doze */
+    int state = atomic_load_explicit(&inbox->state, memory_order_seq_cst);
 
-    /* partner: pl_inbox_sleep */
-    if (atomic_load_explicit(&inbox->state, memory_order_seq_cst) != PL_ASLEEP)
-    {
+    while (state == PL_DOZING) {
+        if (atomic_compare_exchange_weak_explicit(
+                &inbox->state, &state, PL_AWAKE, memory_order_seq_cst,
+                memory_order_seq_cst))
+        {
+            return 0;
+        }
+    }
+    if (state != PL_ASLEEP) {
         return 0;
     }
     /* Counted before the state changes: partner pl_inbox_waking, which looks
        after the state is PL_GONE. */
     atomic_fetch_add_explicit(&inbox->wakers, 1, memory_order_seq_cst);
-    if (atomic_compare_exchange_strong_explicit(&inbox->state, &asleep,
+    if (atomic_compare_exchange_strong_explicit(&inbox->state, &state,
                                                 PL_AWAKE, memory_order_seq_cst,
                                                 memory_order_seq_cst))
     {
@@ -179,19 +188,53 @@ pl_inbox_close(pl_inbox *inbox)
     return head == PL_INBOX_CLOSED ? NULL : pl_inbox_reverse(head);
 }
 
-/* Consumer: 1 when it may block now, 0 when something has arrived. */
+/* Consumer: 1 when it may wait now, 0 when something has arrived. */
 static inline int
-pl_inbox_sleep(pl_inbox *inbox)
+pl_inbox_rest(pl_inbox *inbox, enum pl_inbox_state how)
 {
     if (atomic_load_explicit(&inbox->head, memory_order_relaxed) != NULL) {
         return 0;
     }
     /* partner: pl_inbox_must_wake, after pl_inbox_push_chain */
-    atomic_store_explicit(&inbox->state, PL_ASLEEP, memory_order_seq_cst);
+    atomic_store_explicit(&inbox->state, how, memory_order_seq_cst);
     return atomic_load_explicit(&inbox->head, memory_order_seq_cst) == NULL;
 }
 
-/* Consumer, not closed: awake again, whatever pl_inbox_sleep said. */
+/* … and block. */
+static inline int
+pl_inbox_sleep(pl_inbox *inbox)
+{
+    return pl_inbox_rest(inbox, PL_ASLEEP);
+}
+
+/* … and ask pl_inbox_dozing over and over. */
+static inline int
+pl_inbox_doze(pl_inbox *inbox)
+{
+    return pl_inbox_rest(inbox, PL_DOZING);
+}
+
+/* Consumer that dozes: 0 when a producer has ended it. */
+static inline int
+pl_inbox_dozing(pl_inbox *inbox)
+{
+    return atomic_load_explicit(&inbox->state, memory_order_relaxed) ==
+           PL_DOZING;
+}
+
+/* Consumer that dozes: 1 when it may block now, 0 when a producer has ended
+   its doze.  Who pushes from here on finds it asleep. */
+static inline int
+pl_inbox_doze_off(pl_inbox *inbox)
+{
+    int dozing = PL_DOZING;
+
+    return atomic_compare_exchange_strong_explicit(
+        &inbox->state, &dozing, PL_ASLEEP, memory_order_seq_cst,
+        memory_order_seq_cst);
+}
+
+/* Consumer, not closed: awake again, whatever the above have said. */
 static inline void
 pl_inbox_wake(pl_inbox *inbox)
 {

@@ -6,7 +6,10 @@
 #include "stream.h"
 #include "udp.h"
 
+#include <math.h>
 #include <structmember.h>
+
+#define MAX_BUSY_POLL_S 0.001
 
 /* -- life cycle -------------------------------------------------------- */
 
@@ -623,6 +626,38 @@ static PyMemberDef loop_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *
+loop_get_busy_poll(PlLoop *self, void *Py_UNUSED(closure))
+{
+    return PyFloat_FromDouble((double)self->core->doze_limit_ns * 1e-9);
+}
+
+static int
+loop_set_busy_poll(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete busy_poll");
+        return -1;
+    }
+    double seconds = PyFloat_AsDouble(value);
+
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (!(seconds >= 0.0 && seconds <= MAX_BUSY_POLL_S)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "busy_poll is a number of seconds, 0 to 0.001");
+        return -1;
+    }
+    if (pl_loop_check_thread(self) < 0) {
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    pl_core_set_doze(self->core, (int64_t)llround(seconds * 1e9));
+    Py_END_CRITICAL_SECTION();
+    return 0;
+}
+
 static PyGetSetDef loop_getset[] = {
     {"_closed", (getter)loop_get_closed, (setter)loop_set_closed, NULL, NULL},
     {"_stopping", (getter)loop_get_stopping, (setter)loop_set_stopping, NULL,
@@ -631,6 +666,8 @@ static PyGetSetDef loop_getset[] = {
      NULL},
     {"_thread_id", (getter)loop_get_thread_id, (setter)loop_set_thread_id,
      NULL, NULL},
+    {"busy_poll", (getter)loop_get_busy_poll, (setter)loop_set_busy_poll,
+     "Seconds a busy loop looks for events before it sleeps; 0: none.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -108,7 +108,6 @@ int pl_loop_type(PyObject *module, pl_state *st);
 char *pl_loop_read_buffer(PlLoop *loop);
 
 /* sched.c */
-int64_t pl_now_ns(void);
 /* loop.time(), through Python when it is overridden; -1.0 and an exception
    set on failure (test PyErr_Occurred). */
 double pl_loop_time(PlLoop *loop);

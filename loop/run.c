@@ -136,7 +136,7 @@ poll_step(PlLoop *self, bool first)
     /* The sleep is announced attached: who pushes to the ring under the GIL
        from here on sees it and wakes the poll. */
     if (timeout != 0 &&
-        (!pl_inbox_sleep(&core->inbox) || pl_ring_count(&self->ready) > 0))
+        (!pl_core_lie_down(core) || pl_ring_count(&self->ready) > 0))
     {
         timeout = 0;
     }
@@ -149,9 +149,8 @@ poll_step(PlLoop *self, bool first)
 
         pl_handle_freelist_trim(self, PL_FREELIST_IDLE, TRIM_PER_SLEEP);
         Py_BEGIN_ALLOW_THREADS
-        n = pl_poller_wait(&core->poller, timeout);
-        pl_inbox_wake(&core->inbox);
-        self->looked_ns = pl_now_ns(); /* before it waits for a GIL */
+        /* looked_ns is set before it waits for a GIL */
+        n = pl_core_wait(core, timeout, &self->looked_ns);
         Py_END_ALLOW_THREADS
         pl_counter_add(&self->counters.idle_ns,
                        (uint64_t)(self->looked_ns - start));

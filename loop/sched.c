@@ -8,15 +8,6 @@
 #include <math.h>
 #include <time.h>
 
-int64_t
-pl_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 double
 pl_loop_time(PlLoop *loop)
 {

@@ -23,6 +23,7 @@ static const PyStructSequence_Field fields[] = {
                  "free-threaded build also of call_soon() from outside"},
     {"wakeups", "times a hand-off woke the loop"},
     {"idle_time", "seconds it slept, waiting for events"},
+    {"busy_poll_time", "seconds of it in which it looked for them"},
     {"longest_turn", "seconds of the longest turn without the sleep"},
     {"longest_callback", "seconds of the longest callback while there was a "
                          "slow-callback hook, else 0.0"},
@@ -74,6 +75,7 @@ fill(PlLoop *self, PyObject *stats)
     };
     const uint64_t times[] = {
         pl_counter_read(&counters->idle_ns),
+        pl_counter_read(&core->dozed_ns),
         pl_counter_read(&counters->longest_turn_ns),
         pl_counter_read(&counters->longest_callback_ns),
     };

@@ -34,6 +34,7 @@ class LoopStats(
         float,
         float,
         float,
+        float,
     ],
 ):
     __match_args__: Final = (
@@ -49,6 +50,7 @@ class LoopStats(
         "handoffs",
         "wakeups",
         "idle_time",
+        "busy_poll_time",
         "longest_turn",
         "longest_callback",
     )
@@ -77,12 +79,15 @@ class LoopStats(
     @property
     def idle_time(self) -> float: ...
     @property
+    def busy_poll_time(self) -> float: ...
+    @property
     def longest_turn(self) -> float: ...
     @property
     def longest_callback(self) -> float: ...
 
 @disjoint_base
 class Loop:
+    busy_poll: float
     def __new__(cls, *args: Any, **kwargs: Any) -> Loop: ...
     def call_soon(
         self,

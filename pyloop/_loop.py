@@ -6,6 +6,7 @@ what runs once per loop, per server or per outgoing connection.
 """
 
 import collections
+import os
 import signal
 import socket
 import sys
@@ -138,6 +139,10 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         self._tls_buffer = _tls.make_buffer()
         # super(), for a program may put this class in asyncio's place.
         super().__init__(_NoSelector(self))
+        if not sys.flags.ignore_environment:
+            microseconds = os.environ.get("PYLOOP_BUSY_POLL")
+            if microseconds:
+                self.busy_poll = float(microseconds) * 1e-6
 
     # -- running -------------------------------------------------------
 

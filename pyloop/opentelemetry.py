@@ -35,7 +35,8 @@ COUNTERS = (
     ("callbacks", "{callback}", "Callbacks that were run, I/O included."),
     ("handoffs", "{handoff}", "Callbacks handed over by other threads."),
     ("wakeups", "{wakeup}", "Times a hand-off woke the loop."),
-    ("idle_time", "s", "Time slept, waiting for events."),
+    ("idle_time", "s", "Time spent waiting for events."),
+    ("busy_poll_time", "s", "Of it, time spent looking and not asleep."),
 )
 GAUGES = (
     ("ready", "{callback}", "Callbacks that wait to be run."),

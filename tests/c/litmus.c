@@ -1,9 +1,9 @@
 /* The whole way of a post, many times: litmus [POSTS]
 
-   Four threads post to a core whose thread falls asleep whenever it has
-   caught up, which with few items in flight is all the time. None may be
+   Four threads post to a core whose thread dozes or falls asleep whenever it
+   has caught up, which with few items in flight is all the time. None may be
    lost, run twice or overtake another of its producer; a wake-up that is
-   lost ends the program. Prints the posts, sleeps and wake-ups.
+   lost ends the program. Prints the posts, sleeps and dozes.
 
    Not run with the other C tests but for a short while; `make litmus`. */
 
@@ -60,7 +60,7 @@ main(int argc, char **argv)
 {
     uint64_t posts = argc > 1 ? strtoull(argv[1], NULL, 10) : 400000;
     uint64_t left = posts / PRODUCERS * PRODUCERS;
-    uint64_t sleeps = 0, naps = 0;
+    uint64_t sleeps = 0, dozed = 0, naps = 0;
     producer *producers = calloc(PRODUCERS, sizeof(*producers));
     int err;
     pl_core *core = pl_core_new(&err);
@@ -90,26 +90,37 @@ main(int argc, char **argv)
             atomic_store_explicit(&one->busy, 0, memory_order_release);
             left--;
         }
-        if (left > 0 && pl_inbox_sleep(&core->inbox)) {
-            int n = pl_poller_wait(&core->poller, 20 * INT64_C(1000000000));
+        if (left > 0 && pl_core_lie_down(core)) {
+            int64_t start = pl_now_ns(), now = start;
+            int dozes = core->doze_ns > 0;
+            int n = pl_core_wait(core, 20 * INT64_C(1000000000), &now);
 
-            CHECK(n == 1); /* else a wake-up was lost */
-            pl_wakeup_clear(&core->wakeup);
-            sleeps++;
+            CHECK(n == 1 || (n == 0 && dozes)); /* else: nothing came */
+            if ((sleeps + dozed) % 4096 == 0) {
+                pl_core_set_doze(core, core->doze_limit_ns > 0 ? 0 : 50000);
+            }
+            CHECK(now - start < 19 * INT64_C(1000000000));
+            if (n == 1) {
+                pl_wakeup_clear(&core->wakeup);
+                sleeps++;
+            }
+            else {
+                dozed++;
+            }
         }
         else {
             naps++;
+            pl_inbox_wake(&core->inbox);
         }
-        pl_inbox_wake(&core->inbox);
     }
     for (int i = 0; i < PRODUCERS; i++) {
         CHECK(pthread_join(producers[i].thread, NULL) == 0);
     }
     CHECK(pl_core_close(core) == NULL);
     pl_core_release(core);
-    printf("%llu posts, %llu sleeps, %llu called off\n",
+    printf("%llu posts, %llu sleeps, %llu dozes, %llu called off\n",
            (unsigned long long)posts, (unsigned long long)sleeps,
-           (unsigned long long)naps);
+           (unsigned long long)dozed, (unsigned long long)naps);
     free(producers);
     return 0;
 }

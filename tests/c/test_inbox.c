@@ -153,6 +153,47 @@ test_wake_up_that_fails(void)
     CHECK(pl_inbox_sleep(&inbox));
 }
 
+/* A consumer that dozes is called without a wake-up; once it has dozed off it
+   has to be woken. */
+static void
+test_doze(void)
+{
+    item items[3] = {0};
+    pl_inbox inbox;
+
+    pl_inbox_init(&inbox);
+    CHECK(pl_inbox_doze(&inbox));
+    CHECK(pl_inbox_dozing(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[0].link) == PL_PUSH_DONE);
+    CHECK(!pl_inbox_waking(&inbox));
+    CHECK(!pl_inbox_dozing(&inbox));
+    CHECK(!pl_inbox_doze_off(&inbox));
+    pl_inbox_wake(&inbox);
+    CHECK(!pl_inbox_doze(&inbox)); /* there is work: no rest */
+    pl_inbox_wake(&inbox);
+    CHECK(pl_inbox_take(&inbox) == &items[0].link);
+
+    CHECK(pl_inbox_doze(&inbox));
+    CHECK(!pl_inbox_must_wake(&inbox)); /* without work */
+    CHECK(!pl_inbox_doze_off(&inbox));
+    pl_inbox_wake(&inbox);
+
+    CHECK(pl_inbox_doze(&inbox));
+    CHECK(pl_inbox_doze_off(&inbox));
+    CHECK(!pl_inbox_dozing(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_WAKE);
+    pl_inbox_woken(&inbox, 1);
+    pl_inbox_wake(&inbox);
+    CHECK(pl_inbox_take(&inbox) == &items[1].link);
+
+    CHECK(pl_inbox_doze(&inbox));
+    CHECK(pl_inbox_close(&inbox) == NULL);
+    CHECK(!pl_inbox_dozing(&inbox));
+    CHECK(!pl_inbox_doze_off(&inbox));
+    CHECK(!pl_inbox_doze(&inbox));
+    CHECK(pl_inbox_push(&inbox, &items[2].link) == PL_PUSH_CLOSED);
+}
+
 static void
 test_close(void)
 {
@@ -254,6 +295,18 @@ consume(pl_link *link, int *next)
     return count;
 }
 
+static int
+doze_and_sleep(pl_inbox *inbox)
+{
+    if (!pl_inbox_doze(inbox)) {
+        return 0;
+    }
+    for (int i = 0; i < 100 && pl_inbox_dozing(inbox); i++) {
+        sched_yield();
+    }
+    return pl_inbox_doze_off(inbox);
+}
+
 /* Takes until `enough` items have come, then closes. */
 static void
 run(int enough)
@@ -280,7 +333,9 @@ run(int enough)
         }
         sleeps++; /* counted even if it is called off: a push may be
                      between the two looks, and rightly wake */
-        if (pl_inbox_sleep(&all->inbox)) {
+        if (sleeps % 2 ? pl_inbox_sleep(&all->inbox)
+                       : doze_and_sleep(&all->inbox))
+        {
             struct pollfd wake = {all->pipe[0], POLLIN, 0};
             char bytes[64];
 
@@ -316,6 +371,7 @@ main(void)
     test_sleep_with_a_wake_up_under_way();
     test_bare_wake_up();
     test_wake_up_that_fails();
+    test_doze();
     test_close();
     run(PRODUCERS * EACH);         /* all of it, then close */
     run(PRODUCERS * EACH / 2);     /* closed under the producers' hands */
