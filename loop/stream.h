@@ -45,6 +45,8 @@ struct PlStream {
     size_t count;
     size_t capacity;
     size_t offset; /* bytes of the oldest that are sent */
+    uint64_t sent_turn; /* the turn in which … */
+    size_t sent;        /* … so much was sent */
 };
 
 int pl_stream_type(PyObject *module, pl_state *st);

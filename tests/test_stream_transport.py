@@ -1716,3 +1716,47 @@ def test_large_reads_are_the_protocol_s_to_keep(run, keep):
         assert hashlib.sha256(data).digest() == sink.pieces[number]
     if keep == "all":
         assert b"".join(kept.values()) == sent
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+async def test_a_flood_from_one_turn(kind):
+    """What is written without a pause arrives whole and in order."""
+    piece = kind(range(256)) * 1024
+    async with connected("tcp") as (near, far):
+        for _ in range(40):
+            near.transport.write(piece)
+        near.transport.close()
+        await far.until(lambda: far.lost.done())
+        assert far.received == piece * 40
+        assert near.calls.count("pause") == near.calls.count("resume")
+
+
+@pytest.mark.usefixtures("pyloop_only")
+async def test_one_stream_does_not_keep_the_turn():
+    """A protocol that writes until it is paused lets others in between."""
+    piece = bytes(256 * 1024)
+    loop = asyncio.get_running_loop()
+    in_a_turn = [0]
+
+    class Flood(Recorder):
+        left = 100
+
+        def pause_writing(self):
+            self.paused = True
+
+        def resume_writing(self):
+            self.paused = False
+            while self.left and not self.paused:
+                self.left -= 1
+                in_a_turn[-1] += 1
+                self.transport.write(piece)
+
+    async with connected("tcp", Flood) as (near, far):
+        near.resume_writing()
+        while near.left:
+            in_a_turn.append(0)
+            turn = loop.create_future()
+            loop.call_soon(turn.set_result, None)
+            await turn
+        await far.until(lambda: len(far.received) == 100 * len(piece))
+    assert max(in_a_turn) <= 4
