@@ -183,30 +183,21 @@ own_context(PlHandle *self)
     return 0;
 }
 
-/* … to run in. */
-static int
-take_context(PlHandle *self)
+/* It runs from here on, in a context of its own.  The caller guards it. */
+static inline int
+begin_run(PlHandle *self, uint32_t flags)
 {
-    int status = 0;
-
-    if (!(pl_handle_flags(self) & PL_SHARED)) {
-        return 0;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self);
-    if (pl_handle_flags(self) & PL_SHARED) {
+    if (flags & PL_SHARED) {
         PyObject *taken = pl_context_take(self->loop, self->context);
 
-        if (taken == NULL) {
-            status = -1;
-        }
-        else {
+        if (taken != NULL) {
             self->context = taken;
-            pl_handle_unset(self, PL_SHARED);
-            (void)pl_handle_set(self, PL_TAKEN);
+            pl_handle_flip(self, PL_RUNNING | PL_SHARED | PL_TAKEN);
+            return 0;
         }
     }
-    Py_END_CRITICAL_SECTION();
-    return status;
+    (void)pl_handle_set(self, PL_RUNNING);
+    return flags & PL_SHARED ? -1 : 0;
 }
 
 /* Detach, then release: any decref may run user code. */
@@ -319,7 +310,7 @@ call_in_context(PlHandle *self)
     uint32_t nargs = self->nargs;
     PyObject *result;
 
-    if (take_context(self) < 0 || PyContext_Enter(self->context) < 0) {
+    if (PyContext_Enter(self->context) < 0) {
         return NULL;
     }
     if (nargs <= PL_INLINE_ARGS) {
@@ -406,22 +397,25 @@ handle_failed(PlHandle *self)
 static inline Py_ALWAYS_INLINE int
 call_handle(PlHandle *self)
 {
-    uint32_t go;
+    int status = 1;
 
     Py_BEGIN_CRITICAL_SECTION(self);
-    go = (pl_handle_flags(self) & (PL_CANCELLED | PL_RUNNING)) == 0 &&
-         self->callback != NULL;
-    if (go) {
-        (void)pl_handle_set(self, PL_RUNNING);
+    uint32_t flags = pl_handle_flags(self);
+
+    if (!(flags & (PL_CANCELLED | PL_RUNNING)) && self->callback != NULL) {
+        status = begin_run(self, flags);
     }
     Py_END_CRITICAL_SECTION();
-    if (!go) {
+    if (status > 0) {
         return 1;
     }
 
-    PyObject *result;
+    PyObject *result = NULL;
 
-    if (PyContext_CheckExact(self->context)) {
+    if (status < 0) {
+        /* no memory for a context */
+    }
+    else if (PyContext_CheckExact(self->context)) {
         result = call_in_context(self);
     }
     else {

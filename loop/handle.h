@@ -89,6 +89,16 @@ pl_handle_unset(PlHandle *handle, uint32_t flags)
 #endif
 }
 
+static inline void
+pl_handle_flip(PlHandle *handle, uint32_t flags)
+{
+#if PL_FREE_THREADED
+    (void)__atomic_fetch_xor(&handle->flags, flags, __ATOMIC_ACQ_REL);
+#else
+    handle->flags ^= flags;
+#endif
+}
+
 #if PL_FREE_THREADED
 static inline PlHandle *
 pl_handle_of_link(pl_link *link)
