@@ -13,7 +13,7 @@ import sys
 import threading
 from asyncio import events, transports
 
-from pyloop import _child, _core, _pipes, _tls
+from pyloop import _child, _core, _pipes, _threads, _tls
 from pyloop._names import NameCalls
 from pyloop._sockets import SocketCalls
 
@@ -23,6 +23,7 @@ STDLIB_NAMES = (
     ("asyncio.base_events:BaseEventLoop", "_asyncgen_finalizer_hook"),
     ("asyncio.base_events:BaseEventLoop", "_asyncgen_firstiter_hook"),
     ("asyncio.base_events:BaseEventLoop", "_check_callback"),
+    ("asyncio.base_events:BaseEventLoop", "_check_default_executor"),
     ("asyncio.base_events:BaseEventLoop", "_check_running"),
     ("asyncio.base_events:BaseEventLoop", "_set_coroutine_origin_tracking"),
     ("asyncio.base_events:Server", "_attach"),
@@ -282,6 +283,18 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         if removed and self.is_running() and not self._signal_handlers:
             self._own_wakeup_fd()  # asyncio has just given it up
         return removed
+
+    # -- executors -----------------------------------------------------
+
+    def run_in_executor(self, executor, func, *args):
+        """Call func(*args) in the executor, the default one if None."""
+        pool = self._default_executor if executor is None else executor
+        if pool is None or self._debug:
+            return super().run_in_executor(executor, func, *args)
+        self._check_closed()
+        if executor is None:
+            self._check_default_executor()
+        return _threads.wrap_future(pool.submit(func, *args), self)
 
     # -- transports ----------------------------------------------------
 

@@ -1,13 +1,16 @@
-"""run_coroutine_threadsafe, with asyncio's contract and less in between."""
+"""Futures between threads: run_coroutine_threadsafe and run_in_executor, with
+asyncio's contract and less in between."""
 
 from __future__ import annotations
 
-from asyncio import coroutines, events
+from asyncio import coroutines, events, futures
 from asyncio.futures import _convert_future_exc  # type: ignore[attr-defined]
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Coroutine
     from typing import Any, TypeVar
@@ -75,3 +78,55 @@ def run_coroutine_threadsafe(
     call.future = Future()
     loop.call_soon_threadsafe(call.start)
     return call.future
+
+
+class _Job:
+    """A call in an executor, whose future there (the job) knows this one and
+    not the other way round: a cycle would keep the result."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, job: Future[Any], loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future = loop.create_future()
+        self.future.add_done_callback(partial(_cancel, job))
+        job.add_done_callback(self.ended)
+
+    # In whatever thread ends the job.
+
+    def ended(self, job: Future[Any]) -> None:
+        if events._get_running_loop() is self.loop:
+            self.copy(job)
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.copy, job)
+
+    # In the loop's thread.
+
+    def copy(self, job: Future[Any]) -> None:
+        future = self.future
+        if future.cancelled():
+            return
+        try:
+            exc = job.exception()
+        except CancelledError:
+            future.cancel()
+            return
+        if exc is None:
+            future.set_result(job.result())
+        else:
+            future.set_exception(_convert_future_exc(exc))
+
+
+def _cancel(job: Future[Any], future: asyncio.Future[Any]) -> None:
+    if future.cancelled():
+        job.cancel()
+
+
+def wrap_future(
+    job: Future[_T] | asyncio.Future[_T], loop: AbstractEventLoop
+) -> asyncio.Future[_T]:
+    """asyncio.wrap_future(), quicker for what executors of the standard
+    library return."""
+    if type(job) is Future:
+        return _Job(job, loop).future
+    return futures.wrap_future(job, loop=loop)

@@ -1,12 +1,14 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import gc
 import sys
 import threading
 import time
+import weakref
 
 import pytest
-from support import DEADLINE, error, run_script
+from support import DEADLINE, error, run_script, until
 
 
 async def test_result_and_exception():
@@ -176,3 +178,127 @@ def test_processes(loop_name):
             run(main())
         """,
     )
+
+
+def test_how_a_call_can_end(agree):
+    """By a value, an exception of any kind, or the executor's own cancel."""
+
+    def scenario(loop):
+        async def main():
+            seen = []
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                go = threading.Event()
+                first = loop.run_in_executor(pool, go.wait, DEADLINE)
+                never = loop.run_in_executor(pool, print, "never")
+                pool.shutdown(wait=False, cancel_futures=True)
+                go.set()
+                seen.append(await first)
+                with pytest.raises(asyncio.CancelledError):
+                    await never
+                seen.append(never.cancelled())
+            for exc in (
+                ValueError("own"),
+                KeyboardInterrupt("own"),
+                concurrent.futures.CancelledError("own"),
+                concurrent.futures.TimeoutError("own"),
+                asyncio.CancelledError("own"),
+            ):
+
+                def fail(exc=exc):
+                    raise exc
+
+                future = loop.run_in_executor(None, fail)
+                await asyncio.wait([future])
+                seen.append(
+                    "cancelled"
+                    if future.cancelled()
+                    else (type(future.exception()), str(future.exception()))
+                )
+            return seen
+
+        return loop.run_until_complete(main())
+
+    assert agree(scenario)[:2] == [True, True]
+
+
+async def test_cancelled_before_it_runs():
+    loop = asyncio.get_running_loop()
+    ran = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        go = threading.Event()
+        first = loop.run_in_executor(pool, go.wait, DEADLINE)
+        second = loop.run_in_executor(pool, ran.append, 2)
+        second.cancel()
+        await asyncio.sleep(0)  # its callback cancels the executor's future
+        go.set()
+        await first
+    assert second.cancelled()
+    assert ran == []
+
+
+async def test_executors_of_other_kinds():
+    """One that runs at once; one whose futures are asyncio's own."""
+    loop = asyncio.get_running_loop()
+
+    class Inline(concurrent.futures.Executor):
+        def submit(self, func, *args):
+            future = concurrent.futures.Future()
+            future.set_result(func(*args))
+            return future
+
+    class Asynchronous(concurrent.futures.Executor):
+        def submit(self, func, *args):
+            future = loop.create_future()
+            loop.call_soon(lambda: future.set_result(func(*args)))
+            return future
+
+    class Odd(concurrent.futures.Executor):
+        def submit(self, func, *args):
+            return func(*args)
+
+    assert await loop.run_in_executor(Inline(), abs, -1) == 1
+    assert await loop.run_in_executor(Asynchronous(), abs, -2) == 2
+    with pytest.raises((TypeError, AssertionError)):
+        await loop.run_in_executor(Odd(), abs, -3)
+
+
+def test_the_loop_is_closed_before_the_call_ends(loop):
+    go = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = loop.run_in_executor(pool, go.wait, DEADLINE)
+        loop.close()
+        go.set()
+    assert not future.done()
+
+
+def test_errors_of_the_call(agree):
+    def scenario(loop):
+        async def main():
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                pass
+            return [
+                error(loop.run_in_executor, pool, print),
+                error(loop.run_in_executor, 5, print),
+            ]
+
+        seen = loop.run_until_complete(main())
+        loop.close()
+        return seen + [error(loop.run_in_executor, None, print)]
+
+    agree(scenario)
+
+
+async def test_a_result_is_freed_without_the_collector():
+    loop = asyncio.get_running_loop()
+
+    class Result:
+        pass
+
+    gc.disable()
+    try:
+        result = weakref.ref(await loop.run_in_executor(None, Result))
+        # the worker thread has a last look at what it has run
+        await loop.run_in_executor(None, int)
+        await until(lambda: result() is None)
+    finally:
+        gc.enable()
