@@ -85,7 +85,11 @@ pl_context_share(PlLoop *loop)
             PyErr_Clear(); /* the caller's own try will tell */
             return NULL;
         }
-        Py_XSETREF(loop->pristine, copy);
+        PyObject *before = loop->pristine;
+
+        loop->pristine = Py_NewRef(copy);
+        Py_XDECREF(before); /* may run user code: which may move pristine */
+        return copy;
     }
     return Py_NewRef(loop->pristine);
 }
@@ -95,7 +99,13 @@ pl_context_take(PlLoop *loop, PyObject *shared)
 {
     PyObject *taken = loop->scratch;
 
-    if (taken != NULL && vars_of(taken) == vars_of(shared)) {
+    if (!may_share(loop)) {
+        taken = PyContext_Copy(shared);
+        if (taken == NULL) {
+            return NULL;
+        }
+    }
+    else if (taken != NULL && vars_of(taken) == vars_of(shared)) {
         loop->scratch = NULL;
     }
     else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
@@ -119,9 +129,9 @@ pl_context_give(PlLoop *loop, PyObject *context)
 {
     PyObject *before = NULL;
 
-    if (loop->pristine != NULL &&
+    if (may_share(loop) && loop->pristine != NULL &&
         vars_of(context) == vars_of(loop->pristine) && PL_UNIQUE(context) &&
-        ((pl_context_layout *)context)->weaklist == NULL && may_share(loop))
+        ((pl_context_layout *)context)->weaklist == NULL)
     {
         before = loop->scratch;
         loop->scratch = context;
@@ -135,13 +145,12 @@ pl_context_give(PlLoop *loop, PyObject *context)
 void
 pl_context_rest(PlLoop *loop)
 {
-    if (loop->pristine == NULL) {
-        return;
-    }
-    PyObject *vars = vars_of(loop->pristine);
-    int ours = 1 + (loop->scratch != NULL && vars_of(loop->scratch) == vars);
+    PyObject *current = PyThreadState_Get()->context;
+    PyObject *vars = current == NULL ? NULL : vars_of(current);
 
-    if (Py_REFCNT(vars) <= ours) {
+    if ((loop->pristine != NULL && vars_of(loop->pristine) != vars) ||
+        (loop->scratch != NULL && vars_of(loop->scratch) != vars))
+    {
         pl_context_drop(loop);
     }
 }

@@ -41,7 +41,8 @@ PyObject *pl_context_take(PlLoop *loop, PyObject *shared);
 /* Steals a context that was taken, after the callback. */
 void pl_context_give(PlLoop *loop, PyObject *context);
 
-/* Before the loop sleeps: lets go of variables that nobody else has. */
+/* Before the loop sleeps: lets go of all variables but those of the context it
+   is run from, which live anyway. */
 void pl_context_rest(PlLoop *loop);
 
 /* The loop no longer runs. */

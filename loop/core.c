@@ -175,7 +175,7 @@ pl_core_post_chain(pl_core *core, pl_link *newest, pl_link *oldest)
 void
 pl_core_set_doze(pl_core *core, int64_t limit_ns)
 {
-    core->doze_limit_ns = limit_ns;
+    __atomic_store_n(&core->doze_limit_ns, limit_ns, __ATOMIC_RELAXED);
     core->doze_ns = 0;
     core->short_waits = 0;
     core->doze_after = DOZE_AFTER;
@@ -184,17 +184,18 @@ pl_core_set_doze(pl_core *core, int64_t limit_ns)
 int
 pl_core_lie_down(pl_core *core)
 {
-    return core->doze_ns > 0 ? pl_inbox_doze(&core->inbox)
-                             : pl_inbox_sleep(&core->inbox);
+    core->dozing_ns = core->doze_ns;
+    return core->dozing_ns > 0 ? pl_inbox_doze(&core->inbox)
+                               : pl_inbox_sleep(&core->inbox);
 }
 
-/* The events that came, 0 when a producer called, or -EAGAIN when nothing
-   came and nobody. */
+/* The events that came, 0 when a producer called, or -EAGAIN when neither. */
 static int
 doze(pl_core *core, int64_t until_ns, int64_t *now_ns)
 {
     for (;;) {
         if (!pl_inbox_dozing(&core->inbox)) {
+            core->poller.count = 0;
             return 0;
         }
         int n = pl_poller_wait(&core->poller, 0);
@@ -204,7 +205,7 @@ doze(pl_core *core, int64_t until_ns, int64_t *now_ns)
             return n;
         }
         if (*now_ns >= until_ns) {
-            return pl_inbox_doze_off(&core->inbox) ? -EAGAIN : 0;
+            return -EAGAIN;
         }
         sched_yield();
     }
@@ -214,41 +215,40 @@ int
 pl_core_wait(pl_core *core, int64_t timeout_ns, int64_t *now_ns)
 {
     int64_t start = *now_ns;
+    int n;
 
-    if (core->doze_ns > 0) {
-        int64_t most = core->doze_ns;
-        int n;
+    if (core->dozing_ns > 0) {
+        int64_t most = core->dozing_ns;
 
         if (timeout_ns >= 0 && timeout_ns < most) {
             most = timeout_ns;
         }
         n = doze(core, start + most, now_ns);
+        pl_inbox_wake(&core->inbox);
         pl_counter_add(&core->dozed_ns, (uint64_t)(*now_ns - start));
         if (n != -EAGAIN) {
-            pl_inbox_wake(&core->inbox);
             if (core->doze_after > DOZE_AFTER) {
                 core->doze_after--;
             }
             return n;
         }
+        /* In vain.  The caller looks for signals before it comes to sleep. */
         core->doze_ns = 0;
         core->short_waits = 0;
         if (core->doze_after < DOZE_AFTER_MOST) {
             core->doze_after *= 2;
         }
-        if (timeout_ns >= 0) {
-            timeout_ns -= *now_ns - start;
-            timeout_ns = timeout_ns < 0 ? 0 : timeout_ns;
-        }
+        return 0;
     }
-    int n = pl_poller_wait(&core->poller, timeout_ns);
-
+    n = pl_poller_wait(&core->poller, timeout_ns);
     pl_inbox_wake(&core->inbox);
     *now_ns = pl_now_ns();
     if (*now_ns - start > SHORT_WAIT_NS) {
         core->short_waits = 0;
     }
-    else if (n > 0 && ++core->short_waits >= core->doze_after) {
+    else if (n > 0 && core->doze_limit_ns > 0 &&
+             ++core->short_waits >= core->doze_after)
+    {
         core->doze_ns = core->doze_limit_ns;
     }
     return n;

@@ -62,8 +62,10 @@ typedef struct pyloop_loop {
     int uv_open;            /* uv is initialised: made on first use */
     int uv_requests;        /* submitted and not yet done */
     uv_loop_t uv;
-    int64_t doze_limit_ns;  /* loop.busy_poll; 0: never doze */
+    int64_t doze_limit_ns;  /* loop.busy_poll; 0: never doze; any thread may
+                               read it, atomically */
     int64_t doze_ns;        /* before the next sleep: 0, or doze_limit_ns */
+    int64_t dozing_ns;      /* the same of the rest that has begun */
     int short_waits;        /* in a row, up to now */
     int doze_after;         /* so many of them */
 

@@ -43,9 +43,9 @@ handle_alloc(PlLoop *loop, PyTypeObject *type)
 {
 #ifndef PL_SANITIZE
     int list = freelist_index(type);
-    PlHandle *self = loop->free_handles[list];
+    PlHandle *self = freelist_mine(loop) ? loop->free_handles[list] : NULL;
 
-    if (self != NULL && freelist_mine(loop)) {
+    if (self != NULL) {
         loop->free_handles[list] = self->callback;
         loop->free_count[list]--;
         if (Py_TYPE(self) == type) {
@@ -167,37 +167,45 @@ error:
     return NULL;
 }
 
-/* Its context from here on is its own: to be shown. */
+/* Its context from here on is its own: to be shown.  (On 3.11 the collector
+   may run in an allocation, and anything with it.) */
 static int
 own_context(PlHandle *self)
 {
-    if (pl_handle_flags(self) & PL_SHARED) {
-        PyObject *copy = PyContext_Copy(self->context);
-
-        if (copy == NULL) {
-            return -1;
-        }
-        Py_SETREF(self->context, copy);
-        pl_handle_unset(self, PL_SHARED);
+    if (!(pl_handle_flags(self) & PL_SHARED)) {
+        return 0;
     }
-    return 0;
+    PyObject *shared = Py_NewRef(self->context);
+    PyObject *copy = PyContext_Copy(shared);
+
+    if (copy != NULL && (pl_handle_flags(self) & PL_SHARED)) {
+        self->context = copy;
+        pl_handle_unset(self, PL_SHARED);
+        Py_DECREF(shared); /* the handle's */
+    }
+    else {
+        Py_XDECREF(copy);
+    }
+    Py_DECREF(shared);
+    return copy == NULL ? -1 : 0;
 }
 
-/* It runs from here on, in a context of its own.  The caller guards it. */
+/* It runs from here on, which keeps cancel() from its contents, in a context of
+   its own.  The caller guards it. */
 static inline int
 begin_run(PlHandle *self, uint32_t flags)
 {
+    (void)pl_handle_set(self, PL_RUNNING);
     if (flags & PL_SHARED) {
         PyObject *taken = pl_context_take(self->loop, self->context);
 
-        if (taken != NULL) {
-            self->context = taken;
-            pl_handle_flip(self, PL_RUNNING | PL_SHARED | PL_TAKEN);
-            return 0;
+        if (taken == NULL) {
+            return -1;
         }
+        self->context = taken;
+        pl_handle_flip(self, PL_SHARED | PL_TAKEN);
     }
-    (void)pl_handle_set(self, PL_RUNNING);
-    return flags & PL_SHARED ? -1 : 0;
+    return 0;
 }
 
 /* Detach, then release: any decref may run user code. */
@@ -279,6 +287,7 @@ handle_clear(PlHandle *self)
 {
     contents gone = detach_contents(self);
 
+    gone.taken = false; /* the collector may be about to clear it too */
     release_contents(self->loop, &gone);
     if (handle_is_large(self)) {
         Py_CLEAR(((PlHandleX *)self)->traceback);
@@ -296,7 +305,12 @@ handle_dealloc(PlHandle *self)
     if (self->weaklist != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    (void)handle_clear(self);
+    contents gone = detach_contents(self);
+
+    release_contents(loop, &gone);
+    if (handle_is_large(self)) {
+        Py_CLEAR(((PlHandleX *)self)->traceback);
+    }
     handle_free(loop, type, self);
     Py_XDECREF(loop);
 }

@@ -12,11 +12,11 @@
    consumer finds the item, or the producer finds the state and makes it
    PL_AWAKE.  A consumer that dozes watches the state and needs nothing more;
    one that is asleep blocks, and of many producers the one that has changed
-   its state sends it a wake-up: one a burst.  The wake-up itself comes after that change; a consumer
-   that has gone back to sleep by then wakes once for nothing, which is
-   better than waiting for a producer that may have lost its processor (then
-   a round trip took milliseconds).  `wakers` counts the producers in
-   between, so that whoever closes can wait for them. */
+   its state sends it a wake-up: one a burst.  The wake-up itself comes after
+   that change; a consumer that has gone back to sleep by then wakes once for
+   nothing, which is better than waiting for a producer that may have lost its
+   processor (then a round trip took milliseconds).  `wakers` counts the
+   producers in between, so that whoever closes can wait for them. */
 
 #ifndef PL_INBOX_H
 #define PL_INBOX_H
@@ -218,20 +218,8 @@ pl_inbox_doze(pl_inbox *inbox)
 static inline int
 pl_inbox_dozing(pl_inbox *inbox)
 {
-    return atomic_load_explicit(&inbox->state, memory_order_relaxed) ==
+    return atomic_load_explicit(&inbox->state, memory_order_acquire) ==
            PL_DOZING;
-}
-
-/* Consumer that dozes: 1 when it may block now, 0 when a producer has ended
-   its doze.  Who pushes from here on finds it asleep. */
-static inline int
-pl_inbox_doze_off(pl_inbox *inbox)
-{
-    int dozing = PL_DOZING;
-
-    return atomic_compare_exchange_strong_explicit(
-        &inbox->state, &dozing, PL_ASLEEP, memory_order_seq_cst,
-        memory_order_seq_cst);
 }
 
 /* Consumer, not closed: awake again, whatever the above have said. */

@@ -409,7 +409,7 @@ loop_get_thread_id(PlLoop *self, void *Py_UNUSED(closure))
 
 /* asyncio's plain attributes: what is written is taken for its truth. */
 static int
-loop_set_bool(PyObject *value, bool *field)
+loop_set_bool(PyObject *value, atomic_bool *field)
 {
     int truth = value == NULL ? 0 : PyObject_IsTrue(value);
 
@@ -429,13 +429,7 @@ loop_get_closed(PlLoop *self, void *Py_UNUSED(closure))
 static int
 loop_set_closed(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
 {
-    bool closed;
-
-    if (loop_set_bool(value, &closed) < 0) {
-        return -1;
-    }
-    self->closed = closed;
-    return 0;
+    return loop_set_bool(value, &self->closed);
 }
 
 static PyObject *
@@ -629,7 +623,10 @@ static PyMemberDef loop_members[] = {
 static PyObject *
 loop_get_busy_poll(PlLoop *self, void *Py_UNUSED(closure))
 {
-    return PyFloat_FromDouble((double)self->core->doze_limit_ns * 1e-9);
+    int64_t limit =
+        __atomic_load_n(&self->core->doze_limit_ns, __ATOMIC_RELAXED);
+
+    return PyFloat_FromDouble((double)limit * 1e-9);
 }
 
 static int
@@ -649,7 +646,11 @@ loop_set_busy_poll(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
                         "busy_poll is a number of seconds, 0 to 0.001");
         return -1;
     }
-    if (pl_loop_check_thread(self) < 0) {
+    unsigned long owner = atomic_load(&self->thread);
+
+    if (owner != 0 && owner != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "busy_poll is set by the thread that runs the loop");
         return -1;
     }
     Py_BEGIN_CRITICAL_SECTION(self);

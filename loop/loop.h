@@ -73,11 +73,12 @@ struct PlLoop {
     atomic_ulong thread;        /* the same in C; 0 while not running; other
                                    threads compare it with their own */
     atomic_bool closed;         /* any thread may ask */
-    bool stopping;
-    bool debug;
+    atomic_bool stopping;       /* so may these two be by */
+    atomic_bool debug;
     bool timed;                 /* callbacks are: debug mode, slow_hook */
     bool own_time;              /* time() is overridden: ask Python */
     bool in_turn;
+    bool bounded;               /* … and a stream sends so much in it */
     PlStream **written;         /* streams to flush at the end of the turn */
     size_t written_count;       /* each entry owns a reference */
     size_t written_capacity;

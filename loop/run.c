@@ -470,7 +470,7 @@ run_turns(PlLoop *self, bool once)
                         "This event loop is already running");
         return -1;
     }
-    self->in_turn = true;
+    self->in_turn = self->bounded = true;
     self->looked_ns = pl_now_ns();
     do {
         status = turn(self, first);
@@ -479,6 +479,7 @@ run_turns(PlLoop *self, bool once)
 
     PyObject *exc = status < 0 ? PyErr_GetRaisedException() : NULL;
 
+    self->bounded = false;
     if (self->written_count > 0 && pl_loop_flush_written(self) < 0) {
         if (exc == NULL) {
             exc = PyErr_GetRaisedException();

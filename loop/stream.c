@@ -216,19 +216,24 @@ loop_make_stream(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 ensure_sock(PlStream *self)
 {
-    if (self->sock == NULL && self->fd >= 0) {
+    int fd = self->fd;
+
+    if (self->sock == NULL && fd >= 0) {
         int family = AF_UNSPEC, type = SOCK_STREAM, proto = 0;
         socklen_t size = sizeof(int);
 
-        (void)getsockopt(self->fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
+        (void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
         size = sizeof(int);
-        (void)getsockopt(self->fd, SOL_SOCKET, SO_PROTOCOL, &proto, &size);
-        PyObject *sock =
-            PyObject_CallFunction(self->loop->st->socket_type, "iiii", family,
-                                  type, proto, self->fd);
+        (void)getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &proto, &size);
+        PyObject *sock = PyObject_CallFunction(
+            self->loop->st->socket_type, "iiii", family, type, proto, fd);
 
         if (sock == NULL) {
-            return NULL;
+            if (self->fd >= 0 || !PyErr_ExceptionMatches(PyExc_Exception)) {
+                return NULL;
+            }
+            PyErr_Clear(); /* the end came meanwhile */
+            return self->sock;
         }
         if (self->sock != NULL || self->fd < 0) {
             /* Another thread was quicker, or the end came. */

@@ -406,17 +406,22 @@ pl_transport_close(PlTransport *self)
 void
 pl_transport_release(PlTransport *self)
 {
-    int fd = self->fd;
-    PyObject *sock = self->sock;
+    PyObject *sock;
+    int fd;
 
+    /* get_extra_info() of another thread finds all of it or nothing. */
+    Py_BEGIN_CRITICAL_SECTION(self->loop);
+    if (self->fd >= 0 && self->ops->releasing != NULL) {
+        self->ops->releasing(self);
+    }
+    fd = self->fd;
+    sock = self->sock;
+    self->fd = -1;
+    self->sock = NULL;
+    Py_END_CRITICAL_SECTION();
     if (fd < 0) {
         return;
     }
-    if (self->ops->releasing != NULL) {
-        self->ops->releasing(self);
-    }
-    self->fd = -1;
-    self->sock = NULL;
     if (self->flags & (PL_S_READING | PL_S_WRITING)) {
         self->flags &= ~(uint32_t)(PL_S_READING | PL_S_WRITING);
         Py_DECREF(self);    /* the slot's */

@@ -26,6 +26,8 @@ enum pl_transport_flag {
     PL_S_CONNECTED = 8192,       /* datagrams: the socket has a peer */
     PL_S_NATIVE = 16384,         /* datagrams: our own system calls */
     PL_S_LARGE = 32768,          /* streams: the last read came out large */
+    PL_S_HELD = 65536, /* … with PL_S_WRITING: not the socket is full
+                                    but the bound of a turn is reached */
 };
 
 typedef struct PlTransport PlTransport;
@@ -34,8 +36,8 @@ typedef struct PlTransport PlTransport;
    every other exception has been dealt with. */
 typedef struct {
     enum pl_slot_kind kind;
-    int (*read)(PlTransport *self);     /* the io job: there is input */
-    int (*write)(PlTransport *self);    /* … there is room */
+    int (*read)(PlTransport *self); /* the io job: there is input */
+    int (*write)(PlTransport *self); /* … there is room */
     /* Sends what may leave before its turn.  1 when nothing is queued. */
     int (*flush)(PlTransport *self);
     /* Before the queue is dropped; may be NULL. */
@@ -53,7 +55,7 @@ typedef struct {
     /* Streams: one read, as pl_stream_read; 1: there may be more. */
     int (*read)(PlTransport *self);
     int (*made)(PlTransport *self, PyObject *protocol);
-    int (*eof)(PlTransport *self, PyObject *protocol);    /* 1: stay open */
+    int (*eof)(PlTransport *self, PyObject *protocol); /* 1: stay open */
     int (*lost)(PlTransport *self, PyObject *protocol, PyObject *exc);
     int (*flow)(PlTransport *self, PyObject *protocol, int pause);
 } pl_protocol_table;
@@ -62,31 +64,38 @@ extern const pl_protocol_table pl_python_protocol;
 extern const pl_protocol_table pl_buffered_protocol;
 extern const pl_protocol_table pl_native_protocol;
 
+/* What getters of other threads look at, where there is no GIL. */
+#if PL_FREE_THREADED
+#define PL_SEEN _Atomic
+#else
+#define PL_SEEN
+#endif
+
 #define PL_TRANSPORT_FIELDS                                                   \
     PyObject_HEAD                                                             \
-    PyObject *extra;    /* BaseTransport's _extra slot: a dict, or NULL */       \
+    PyObject *extra; /* BaseTransport's _extra slot: a dict, or NULL */       \
                                                                               \
     /* set once */                                                            \
     const pl_transport_ops *ops;                                              \
-    PlLoop *loop;         /* owned */                                                 \
-    PyObject *context;    /* every protocol method runs in it */                 \
+    PlLoop *loop; /* owned */                                                 \
+    PyObject *context; /* every protocol method runs in it */                 \
                                                                               \
     /* loop thread only */                                                    \
     PyObject *protocol;                                                       \
-    const pl_protocol_table *table;    /* for the protocol's kind */             \
-    PyObject *sock;      /* socket.socket; a stream's may be NULL */               \
-    PyObject *waiter;    /* future to wake after connection_made() */            \
+    const pl_protocol_table *table; /* for the protocol's kind */             \
+    PyObject *sock; /* socket.socket; a stream's may be NULL */               \
+    PyObject *waiter; /* future to wake after connection_made() */            \
     PyObject *lost_exc;                                                       \
     PyObject *dict;                                                           \
     PyObject *weaklist;                                                       \
-    pl_job io;             /* connection_made() first, then readiness */                  \
-    pl_job lost;           /* connection_lost() */                                      \
-    int fd;                /* -1 once closed */                                              \
-    int shown_fd;          /* asyncio's _sock_fd: stays */                             \
-    uint32_t flags;                                                           \
-    uint32_t pending;      /* PL_READ | PL_WRITE for the io job */                 \
-    uint32_t conn_lost;    /* asyncio's: > 0 once the end is scheduled */        \
-    size_t buffered;       /* get_write_buffer_size() */                            \
+    pl_job io; /* connection_made() first, then readiness */                  \
+    pl_job lost; /* connection_lost() */                                      \
+    int fd; /* -1 once closed */                                              \
+    int shown_fd; /* asyncio's _sock_fd: stays */                             \
+    PL_SEEN uint32_t flags;                                                   \
+    uint32_t pending; /* PL_READ | PL_WRITE for the io job */                 \
+    uint32_t conn_lost; /* asyncio's: > 0 once the end is scheduled */        \
+    size_t buffered; /* get_write_buffer_size() */                            \
     size_t high;                                                              \
     size_t low;
 
@@ -104,7 +113,7 @@ struct PlTransport {
         };                                                                    \
     };
 
-#define PL_HIGH_WATER ((size_t)64 * 1024)    /* asyncio's default */
+#define PL_HIGH_WATER ((size_t)64 * 1024) /* asyncio's default */
 
 /* -- life -------------------------------------------------------------- */
 

@@ -482,8 +482,15 @@ class End:
             self.transport.set_write_buffer_limits(high)
 
     def set_protocol(self):
-        # A read that is under way goes to whoever is there then.
-        if self.usable() and self.kind != "tls" and not self.in_get_buffer:
+        # A read that is under way goes to whoever is there then; so does what
+        # comes during asyncio's fallback for sendfile(), which stands in for
+        # the protocol meanwhile and puts it back.
+        if (
+            self.usable()
+            and self.kind != "tls"
+            and not self.in_get_buffer
+            and not self.sending
+        ):
             self.world.note(self, "set_protocol")
             self.transport.set_protocol(self.switch())
             self.world.check(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -94,6 +95,45 @@ async def test_timers_and_posts_while_it_looks(echo):
     await asyncio.sleep(0.001)
     assert len(fired) == 50
     assert min(fired) >= 0
+
+
+async def test_a_signal_while_it_looks(echo):
+    """Python's handler runs at once, though the signal wakes nobody."""
+    loop = asyncio.get_running_loop()
+    loop.busy_poll = 0.001
+    before_fd = signal.set_wakeup_fd(-1)
+    before = signal.signal(signal.SIGALRM, lambda *args: seen.append(1))
+    try:
+        for _ in range(20):
+            seen = []
+            await talk(echo, 50)
+            signal.setitimer(signal.ITIMER_REAL, 0.0004)
+            # nothing else ends the wait
+            await asyncio.sleep(0.2)
+            assert seen
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.set_wakeup_fd(before_fd)
+
+
+def test_another_thread_may_not_set_it(loop):
+    errors = []
+
+    def set_it():
+        try:
+            loop.busy_poll = 0.001
+        except RuntimeError as exc:
+            errors.append(str(exc))
+
+    async def main():
+        thread = threading.Thread(target=set_it)
+        thread.start()
+        thread.join()
+
+    loop.run_until_complete(main())
+    assert errors == ["busy_poll is set by the thread that runs the loop"]
+    set_it()
+    assert len(errors) == 1
 
 
 def test_values(loop):

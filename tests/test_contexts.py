@@ -3,6 +3,7 @@ import contextvars
 import gc
 import socket
 import sys
+import threading
 import weakref
 
 import pytest
@@ -503,3 +504,110 @@ async def test_contexts_are_not_copied_for_nothing():
     assert contexts() - before < 10
     for timer in timers:
         timer.cancel()
+
+
+@pytest.mark.parametrize("what", ["schedules", "runs"])
+def test_a_value_whose_end_uses_the_loop(loop, what):
+    """Letting go of variables runs code that schedules with others."""
+    seen = []
+    other = context_with("other")
+
+    class Ending:
+        def __del__(self):
+            handle = other.run(loop.call_soon, lambda: None)
+            if what == "runs":
+                handle._run()
+
+    def first():
+        variable.set("second")
+        loop.call_soon(lambda: seen.append(variable.get()))
+
+    def schedule():
+        variable.set(Ending())
+        loop.call_later(9, print).cancel()
+
+    async def main():
+        contextvars.copy_context().run(schedule)
+        loop.call_soon(first, context=contextvars.copy_context())
+        await turns(4)
+
+    loop.run_until_complete(main())
+    assert seen == ["second"]
+
+
+@pytest.mark.parametrize("way", ["first", "many", "cycle"])
+def test_values_are_gone_after_a_sleep(loop, way):
+    """Also when a context, or what runs in it, is part of the value."""
+
+    async def sleep():
+        # woken from a context that has nothing to do with it
+        future = loop.create_future()
+        wake = contextvars.Context().run(
+            lambda: threading.Timer(
+                0.01,
+                loop.call_soon_threadsafe,
+                (future.set_result, None),
+                {"context": contextvars.Context()},
+            )
+        )
+        wake.start()
+        await future
+        wake.join()
+
+    def schedule():
+        value = Value()
+        variable.set(value)
+        if way == "cycle":
+            value.context = contextvars.copy_context()
+            loop.call_soon(lambda: None).cancel()
+        else:
+            loop.call_soon(lambda: None)
+            loop.call_soon(lambda: None)
+        return weakref.ref(value)
+
+    async def main():
+        ref = contextvars.copy_context().run(schedule)
+        await asyncio.sleep(0)
+        if way != "many":
+            loop.call_soon(lambda: None)
+        await sleep()
+        await sleep()
+        gc.collect()
+        assert ref() is None
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.usefixtures("pyloop_only")
+def test_cancelled_by_the_collector_while_it_starts(loop):
+    """On 3.11 an allocation may run finalizers."""
+    handles, ran, keep = [], [], []
+
+    class Cycle:
+        def __del__(self):
+            for handle in handles:
+                handle.cancel()
+
+    def collect_from_here_on():
+        gc.set_threshold(1)
+        gc.enable()
+
+    async def main():
+        keep.extend(contextvars.Context() for _ in range(1000))
+        gc.disable()
+        gc.collect()
+        cycle = Cycle()
+        cycle.cycle = cycle
+        del cycle
+        loop.call_soon(collect_from_here_on, context=contextvars.Context())
+        handles.extend(loop.call_soon(ran.append, i) for i in range(3))
+        keep.extend(contextvars.Context() for _ in range(300))
+        await asyncio.sleep(0)
+
+    before = gc.get_threshold()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+    assert ran == list(range(len(ran)))

@@ -15,6 +15,7 @@ from support import (
     FREE_THREADED,
     DatagramRecorder,
     async_error,
+    asyncio_of_3_11_7,
     error,
     handler_calls,
     has_ipv6,
@@ -487,6 +488,7 @@ async def test_endless_traffic_starves_nobody():
     await close(transport, other)
 
 
+@asyncio_of_3_11_7
 @pytest.mark.parametrize("method", ["close", "abort", "pause_reading"])
 def test_no_more_after(agree, method):
     """Others are waiting when the first says stop."""
@@ -698,6 +700,7 @@ async def test_large_unix_datagrams():
         await close(transport)
 
 
+@asyncio_of_3_11_7
 async def test_random_traffic():
     """Several peers, all sizes, pauses: each gets its own back, in order."""
     rng = random.Random(7)
@@ -1212,6 +1215,7 @@ async def test_methods_can_be_replaced():
     await close(transport)
 
 
+@asyncio_of_3_11_7
 def test_repr(agree):
     async def scenario(loop):
         def show(transport):

@@ -6,7 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from support import async_error, open_fds, pattern, turns, until
+from support import (
+    async_error,
+    asyncio_of_3_11_7,
+    open_fds,
+    pattern,
+    turns,
+    until,
+)
 
 
 class Reader(asyncio.Protocol):
@@ -56,6 +63,7 @@ async def write_pipe(fd):
     return await loop.connect_write_pipe(Reader, os.fdopen(fd, "wb", 0))
 
 
+@asyncio_of_3_11_7
 async def test_read():
     read, write = os.pipe()
     transport, protocol = await read_pipe(read)

@@ -16,6 +16,7 @@ from support import (
     KeepOpen,
     Recorder,
     async_error,
+    asyncio_of_3_11_7,
     connected,
     drain,
     error,
@@ -24,6 +25,7 @@ from support import (
     pattern,
     reset,
     shut,
+    spin,
     tcp_pair,
     turns,
     until,
@@ -892,6 +894,7 @@ async def test_pause_and_resume_reading(make):
         assert await protocol.receive(6) == b"onetwo"
 
 
+@asyncio_of_3_11_7
 async def test_pause_in_connection_made():
     class Paused(Recorder):
         def connection_made(self, transport):
@@ -1760,3 +1763,74 @@ async def test_one_stream_does_not_keep_the_turn():
             await turn
         await far.until(lambda: len(far.received) == 100 * len(piece))
     assert max(in_a_turn) <= 4
+
+
+def roomy_pair():
+    """A connection whose far end takes megabytes without being read."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    far.settimeout(DEADLINE)
+    return near, far
+
+
+@pytest.mark.parametrize("end", ["abort", "stop", "write", "write_eof"])
+def test_a_flood_and_the_end_of_the_run(loop, end):
+    """What the socket takes has left when the loop stops, or with abort()."""
+    near, far = roomy_pair()
+    piece = bytes(100_000)
+    count = 12  # fits in any socket's buffers, in no bound of a turn
+
+    def flood():
+        for _ in range(count):
+            transport.write(piece)
+        if end == "abort":
+            transport.abort()
+        loop.stop()
+
+    with far:
+        transport, _ = loop.run_until_complete(
+            loop.create_connection(asyncio.Protocol, sock=near)
+        )
+        loop.call_soon(flood)
+        loop.run_forever()
+        if end == "abort":
+            spin(loop)
+        expected = count * len(piece)
+        if end == "write":
+            transport.write(b"more")
+            expected += 4
+        elif end == "write_eof":
+            transport.write_eof()
+        received = 0
+        while received < expected:
+            data = far.recv(1 << 20)
+            assert data
+            received += len(data)
+        if end in ("abort", "write_eof"):
+            assert far.recv(1) == b""
+        transport.abort()
+        spin(loop)
+        spin(loop)
+
+
+async def test_a_flood_pauses_and_resumes():
+    """In pairs, also when the rest leaves by another way than the poll."""
+    near, far = roomy_pair()
+    loop = asyncio.get_running_loop()
+    with far:
+        transport, protocol = await loop.create_connection(Recorder, sock=near)
+        for _ in range(12):
+            transport.write(bytes(100_000))
+        await protocol.until(
+            lambda: (
+                protocol.calls.count("pause") == protocol.calls.count("resume")
+            )
+        )
+        assert transport.get_write_buffer_size() == 0
+        transport.abort()
+        await protocol.lost

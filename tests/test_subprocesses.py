@@ -11,6 +11,7 @@ import pytest
 from support import (
     DEADLINE,
     async_error,
+    asyncio_of_3_11_7,
     error,
     finish,
     open_fds,
@@ -417,6 +418,7 @@ async def test_write_to_a_finished_child():
     assert kind in (BrokenPipeError, ConnectionResetError)
 
 
+@asyncio_of_3_11_7
 async def test_input_larger_than_what_is_read():
     child = await start("head", "-c", "10", stdin=PIPE, stdout=PIPE)
     out, _ = await child.communicate(bytes(5_000_000))

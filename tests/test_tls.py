@@ -11,6 +11,7 @@ from support import (
     BufferedRecorder,
     Recorder,
     async_error,
+    asyncio_of_3_11_7,
     client_tls,
     connected,
     error,
@@ -106,6 +107,7 @@ async def test_methods():
         repr(transport)
 
 
+@asyncio_of_3_11_7
 async def test_quiet_after_the_end():
     async with connected("tls") as (near, far):
         near.transport.close()

@@ -153,8 +153,7 @@ test_wake_up_that_fails(void)
     CHECK(pl_inbox_sleep(&inbox));
 }
 
-/* A consumer that dozes is called without a wake-up; once it has dozed off it
-   has to be woken. */
+/* A consumer that dozes is called without a wake-up. */
 static void
 test_doze(void)
 {
@@ -167,7 +166,6 @@ test_doze(void)
     CHECK(pl_inbox_push(&inbox, &items[0].link) == PL_PUSH_DONE);
     CHECK(!pl_inbox_waking(&inbox));
     CHECK(!pl_inbox_dozing(&inbox));
-    CHECK(!pl_inbox_doze_off(&inbox));
     pl_inbox_wake(&inbox);
     CHECK(!pl_inbox_doze(&inbox)); /* there is work: no rest */
     pl_inbox_wake(&inbox);
@@ -175,12 +173,12 @@ test_doze(void)
 
     CHECK(pl_inbox_doze(&inbox));
     CHECK(!pl_inbox_must_wake(&inbox)); /* without work */
-    CHECK(!pl_inbox_doze_off(&inbox));
+    CHECK(!pl_inbox_dozing(&inbox));
     pl_inbox_wake(&inbox);
 
     CHECK(pl_inbox_doze(&inbox));
-    CHECK(pl_inbox_doze_off(&inbox));
-    CHECK(!pl_inbox_dozing(&inbox));
+    pl_inbox_wake(&inbox);
+    CHECK(pl_inbox_sleep(&inbox));
     CHECK(pl_inbox_push(&inbox, &items[1].link) == PL_PUSH_WAKE);
     pl_inbox_woken(&inbox, 1);
     pl_inbox_wake(&inbox);
@@ -189,7 +187,6 @@ test_doze(void)
     CHECK(pl_inbox_doze(&inbox));
     CHECK(pl_inbox_close(&inbox) == NULL);
     CHECK(!pl_inbox_dozing(&inbox));
-    CHECK(!pl_inbox_doze_off(&inbox));
     CHECK(!pl_inbox_doze(&inbox));
     CHECK(pl_inbox_push(&inbox, &items[2].link) == PL_PUSH_CLOSED);
 }
@@ -304,7 +301,8 @@ doze_and_sleep(pl_inbox *inbox)
     for (int i = 0; i < 100 && pl_inbox_dozing(inbox); i++) {
         sched_yield();
     }
-    return pl_inbox_doze_off(inbox);
+    pl_inbox_wake(inbox);
+    return pl_inbox_sleep(inbox);
 }
 
 /* Takes until `enough` items have come, then closes. */

@@ -1,9 +1,11 @@
 """Loops in several threads at once, above all without a GIL."""
 
 import asyncio
+import collections
 import gc
 import sysconfig
 import threading
+import time
 
 import pytest
 from support import DEADLINE, FREE_THREADED, error, finish, run_script
@@ -393,3 +395,31 @@ def test_wrong_thread_calls_do_not_crash(loop_factory):
     if not FREE_THREADED_BUILD or "pyloop" in type(loop).__module__:
         in_threads(run, misuse)
     loop.close()
+
+
+def test_handles_run_by_other_threads(loop):
+    """Handle._run() is nobody's business but must do no harm."""
+    queue = collections.deque()
+    stop = threading.Event()
+    reported = []
+    loop.set_exception_handler(lambda loop, context: reported.append(context))
+
+    def work():
+        while not stop.is_set():
+            try:
+                queue.popleft()._run()
+            except IndexError:
+                time.sleep(0)
+
+    async def main():
+        for _ in range(200):
+            for _ in range(50):
+                queue.append(loop.call_later(100, int))
+                loop.call_soon(int)
+            await asyncio.sleep(0)
+        while queue:
+            await asyncio.sleep(0)
+        stop.set()
+
+    in_threads(work, work, lambda: loop.run_until_complete(main()))
+    assert not reported
