@@ -1,5 +1,7 @@
 """What idle connections keep, measured in a process of its own."""
 
+import ssl
+
 import pytest
 from support import FREE_THREADED, run_script
 
@@ -54,4 +56,6 @@ def test_nothing_grows_beyond_the_promise_for_idle_tls(loop_name, traffic):
         # So that what is freed leaves the process and can be measured.
         **({} if FREE_THREADED else {"PYTHONMALLOC": "malloc"}),
     )
-    assert float(done.stdout) < (100 if traffic else 40)
+    # OpenSSL 3.5 offers a hybrid group and keeps some 10 KiB for it.
+    more = 12 if ssl.OPENSSL_VERSION_INFO >= (3, 5) else 0
+    assert float(done.stdout) < (100 if traffic else 40) + more
