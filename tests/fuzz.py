@@ -38,6 +38,7 @@ import time
 import traceback
 import warnings
 import weakref
+from asyncio import sslproto
 
 import support
 from support import pattern, reset, tcp_pair
@@ -76,7 +77,9 @@ def usable(transport, lost):
     """asyncio's own transports fail in some methods once they are closed."""
     if transport is None:
         return False
-    if not type(transport).__module__.startswith("asyncio."):
+    if not isinstance(transport, sslproto._SSLProtocolTransport) and not type(
+        transport
+    ).__module__.startswith("asyncio."):
         return True
     return not (lost or transport.is_closing())
 
