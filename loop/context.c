@@ -97,24 +97,21 @@ pl_context_share(PlLoop *loop)
 PyObject *
 pl_context_take(PlLoop *loop, PyObject *shared)
 {
-    PyObject *taken = loop->scratch;
+    PyObject *taken = NULL;
 
-    if (!may_share(loop)) {
-        taken = PyContext_Copy(shared);
-        if (taken == NULL) {
-            return NULL;
+    if (may_share(loop)) {
+        if (loop->scratch != NULL && vars_of(loop->scratch) == vars_of(shared))
+        {
+            taken = loop->scratch;
+            loop->scratch = NULL;
+        }
+        else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
+            /* Scheduled once: no other callback needs it. */
+            taken = loop->pristine;
+            loop->pristine = NULL;
         }
     }
-    else if (taken != NULL && vars_of(taken) == vars_of(shared)) {
-        loop->scratch = NULL;
-    }
-    else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
-        /* Scheduled once: no other callback needs it. */
-        loop->pristine = NULL;
-        Py_DECREF(shared);
-        return shared;
-    }
-    else {
+    if (taken == NULL) {
         taken = PyContext_Copy(shared);
         if (taken == NULL) {
             return NULL;
