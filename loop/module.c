@@ -44,6 +44,25 @@ server_takes_transport(pl_state *st)
     return status;
 }
 
+/* BaseEventLoop.create_task(coro, **kwargs): 3.14 and later releases of 3.13. */
+static int
+create_task_hands_on(pl_state *st)
+{
+    PyObject *code = PyObject_GetAttrString(st->create_task, "__code__");
+    PyObject *flags =
+        code == NULL ? NULL : PyObject_GetAttrString(code, "co_flags");
+    int status = -1;
+
+    if (flags != NULL) {
+        st->create_task_hands_on =
+            (PyLong_AsLong(flags) & CO_VARKEYWORDS) != 0;
+        status = PyErr_Occurred() ? -1 : 0;
+    }
+    Py_XDECREF(code);
+    Py_XDECREF(flags);
+    return status;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -80,8 +99,8 @@ module_exec(PyObject *module)
     st->socket_fileno = PyObject_GetAttr(st->socket_base, st->str_fileno);
     if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
         st->loop_kwnames == NULL || st->socket_fileno == NULL ||
-        server_takes_transport(st) < 0 || pl_dns_enums(st) < 0 ||
-        pl_context_probe(st) < 0)
+        create_task_hands_on(st) < 0 || server_takes_transport(st) < 0 ||
+        pl_dns_enums(st) < 0 || pl_context_probe(st) < 0)
     {
         return -1;
     }

@@ -136,6 +136,7 @@ typedef struct {
     PyObject *families[PL_FAMILIES];        /* AddressFamily members */
     PyObject *kinds[PL_KINDS];              /* SocketKind members */
     int attach_takes_transport;             /* Server._attach(transport) */
+    int create_task_hands_on;               /* any keyword to Task */
     int context_layout;                     /* is as context.h has it */
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)

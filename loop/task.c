@@ -27,8 +27,9 @@ create_task_of_asyncio(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                                kwnames);
 }
 
-/* Are they name and context, at most?  Interned, as the compiler makes them;
-   others are asyncio's to look at. */
+/* Are they name, context and, where asyncio hands it on, eager_start, at most?
+   Interned, as the compiler makes them; others are asyncio's to look at.
+   (aiohttp starts a task with eager_start for each request.) */
 static bool
 plain_keywords(pl_state *st, PyObject *kwnames)
 {
@@ -37,7 +38,9 @@ plain_keywords(pl_state *st, PyObject *kwnames)
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
 
-        if (name != st->str_name && name != st->str_context) {
+        if (name != st->str_name && name != st->str_context &&
+            !(name == st->str_eager_start && st->create_task_hands_on))
+        {
             return false;
         }
     }
@@ -105,7 +108,7 @@ pl_future_wake(PlLoop *loop, PyObject *future)
             return -1;
         }
         if (PyErr_ExceptionMatches(st->invalid_state)) {
-            PyErr_Clear();    /* cancelled */
+            PyErr_Clear(); /* cancelled */
         }
         else {
             PyErr_WriteUnraisable(future);
