@@ -228,7 +228,7 @@ class World:
 
         while not predicate():
             if time.monotonic() > deadline:
-                self.check(False, "never:", what)
+                self.check(False, "never:", what() if callable(what) else what)
                 return
             self.loop.call_soon(look)
             self.run_forever()
@@ -1214,12 +1214,15 @@ def wind_up(world):
     for number in list(world.handles):
         if number not in world.due:
             world.handles.pop(number).cancel()
-    world.until(
-        lambda: all(
-            one.lost or not one.made for one in world.ends + world.datagrams
-        ),
-        "connection_lost",
-    )
+
+    def not_lost():
+        return [
+            (one, one.transport)
+            for one in world.ends + world.datagrams
+            if one.made and not one.lost
+        ]
+
+    world.until(lambda: not not_lost(), not_lost)
     world.settle()
     world.loop.run_until_complete(world.loop.shutdown_asyncgens())
     world.loop.run_until_complete(world.loop.shutdown_default_executor())
