@@ -117,7 +117,7 @@ def test_exception_of_such_a_handler_leaves_run_forever(loop, usr1):
 
     signal.signal(usr1, handler)
     timer = threading.Timer(0.02, send, [usr1])
-    timer.start()
+    loop.call_soon(timer.start)  # not before it runs
     with pytest.raises(ZeroDivisionError, match="from the handler"):
         loop.run_forever()
     timer.join()
@@ -135,7 +135,7 @@ def test_exception_of_such_a_handler_in_a_busy_loop(loop, usr1):
     signal.signal(usr1, handler)
     loop.call_soon(busy)
     timer = threading.Timer(0.02, send, [usr1])
-    timer.start()
+    loop.call_soon(timer.start)
     with pytest.raises(KeyboardInterrupt):
         loop.run_forever()
     timer.join()
