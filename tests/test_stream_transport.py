@@ -1765,25 +1765,13 @@ async def test_one_stream_does_not_keep_the_turn():
     assert max(in_a_turn) <= 4
 
 
-def roomy_pair():
-    """A connection whose far end takes megabytes without being read."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    near.setblocking(False)
-    far.settimeout(DEADLINE)
-    return near, far
-
-
 @pytest.mark.parametrize("end", ["abort", "stop", "write", "write_eof"])
 def test_a_flood_and_the_end_of_the_run(loop, end):
     """What the socket takes has left when the loop stops, or with abort()."""
-    near, far = roomy_pair()
+    near, far = tcp_pair()
+    far.settimeout(DEADLINE)
     piece = bytes(100_000)
-    count = 12  # fits in any socket's buffers, in no bound of a turn
+    count = 8  # fits in a socket's buffers, and in no bound of a turn
 
     def flood():
         for _ in range(count):
@@ -1820,11 +1808,11 @@ def test_a_flood_and_the_end_of_the_run(loop, end):
 
 async def test_a_flood_pauses_and_resumes():
     """In pairs, also when the rest leaves by another way than the poll."""
-    near, far = roomy_pair()
+    near, far = tcp_pair()
     loop = asyncio.get_running_loop()
     with far:
         transport, protocol = await loop.create_connection(Recorder, sock=near)
-        for _ in range(12):
+        for _ in range(8):
             transport.write(bytes(100_000))
         await protocol.until(
             lambda: (
