@@ -19,6 +19,10 @@
    never looks, and one that shares its processor yields it between looks. */
 #define DOZE_NS 50000
 #define SHORT_WAIT_NS 150000
+/* A post that ends a doze at once is probably one of many: they are left to
+   gather until the doze is this old, or each would be fetched by itself (on a
+   free-threaded build a burst fell from 2.7 to 1.3 M/s at times). */
+#define GATHER_NS 2000
 #define DOZE_AFTER 4
 #define DOZE_AFTER_MOST 1024
 
@@ -191,10 +195,15 @@ pl_core_lie_down(pl_core *core)
 
 /* The events that came, 0 when a producer called, or -EAGAIN when neither. */
 static int
-doze(pl_core *core, int64_t until_ns, int64_t *now_ns)
+doze(pl_core *core, int64_t most_ns, int64_t *now_ns)
 {
+    int64_t start = *now_ns;
+
     for (;;) {
         if (!pl_inbox_dozing(&core->inbox)) {
+            while (*now_ns - start < GATHER_NS) {
+                *now_ns = pl_now_ns();
+            }
             core->poller.count = 0;
             return 0;
         }
@@ -204,7 +213,7 @@ doze(pl_core *core, int64_t until_ns, int64_t *now_ns)
         if (n != 0) {
             return n;
         }
-        if (*now_ns >= until_ns) {
+        if (*now_ns - start >= most_ns) {
             return -EAGAIN;
         }
         sched_yield();
@@ -223,7 +232,7 @@ pl_core_wait(pl_core *core, int64_t timeout_ns, int64_t *now_ns)
         if (timeout_ns >= 0 && timeout_ns < most) {
             most = timeout_ns;
         }
-        n = doze(core, start + most, now_ns);
+        n = doze(core, most, now_ns);
         pl_inbox_wake(&core->inbox);
         pl_counter_add(&core->dozed_ns, (uint64_t)(*now_ns - start));
         if (n != -EAGAIN) {
