@@ -67,7 +67,6 @@ STDLIB_NAMES = (
     ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
     ("asyncio.sslproto:SSLProtocol", "_process_outgoing"),
     ("asyncio.sslproto", "SSLAgainErrors"),
-    ("asyncio.sslproto", "_SSLProtocolTransport"),
     ("asyncio.streams:StreamReaderProtocol", "_stream_reader"),
     ("asyncio.transports", "_FlowControlMixin"),
     (

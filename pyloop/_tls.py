@@ -13,14 +13,6 @@ RECORD = 16 * 1024
 READ = 32 * 1024
 
 
-class Transport(sslproto._SSLProtocolTransport):  # type: ignore[misc]
-    def close(self):
-        # A second close() of asyncio's lets go of the connection, and abort()
-        # does nothing from then on.
-        if not self._closed:
-            super().close()
-
-
 class SSLProtocol(sslproto.SSLProtocol):
     max_size = RECORD
 
@@ -30,11 +22,6 @@ class SSLProtocol(sslproto.SSLProtocol):
 
     def _share_buffer(self):
         self._ssl_buffer, self._ssl_buffer_view = self._loop._tls_buffer
-
-    def _get_app_transport(self):
-        transport = super()._get_app_transport()
-        transport.__class__ = Transport
-        return transport
 
     def _do_write(self):
         backlog = self._write_backlog

@@ -38,7 +38,6 @@ import time
 import traceback
 import warnings
 import weakref
-from asyncio import sslproto
 
 import support
 from support import pattern, reset, tcp_pair
@@ -77,9 +76,7 @@ def usable(transport, lost):
     """asyncio's own transports fail in some methods once they are closed."""
     if transport is None:
         return False
-    if not isinstance(transport, sslproto._SSLProtocolTransport) and not type(
-        transport
-    ).__module__.startswith("asyncio."):
+    if not type(transport).__module__.startswith("asyncio."):
         return True
     return not (lost or transport.is_closing())
 
@@ -526,6 +523,10 @@ class End:
             )
 
     def close(self):
+        # After a second close() of TLS abort() does nothing, as in asyncio,
+        # and the end may take the 30 s of a shutdown.
+        if self.kind == "tls" and self.closed:
+            return
         if self.transport is not None and self.made:
             self.world.note(self, "close")
             self.closed = True

@@ -122,21 +122,6 @@ async def test_quiet_after_the_end():
             assert transport.is_closing()
 
 
-async def test_abort_after_close_twice(pyloop_only):
-    """With a peer that does not answer, abort() ends it at once."""
-    loop = asyncio.get_running_loop()
-    async with connected("tls") as (near, far):
-        far.transport.pause_reading()
-        far.transport.write(bytes(1 << 20))
-        await turns(5)
-        far.transport.close()
-        far.transport.close()
-        began = loop.time()
-        far.transport.abort()
-        await far.lost
-        assert loop.time() - began < 5
-
-
 async def test_pause_and_resume_reading():
     async with connected("tls") as (near, far):
         far.transport.pause_reading()
