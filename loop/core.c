@@ -17,14 +17,14 @@
    vain; each look in vain doubles the number of short waits that it takes.
    (KVM's halt polling grows and shrinks for the same reason.)  An idle loop
    never looks, and one that shares its processor yields it between looks. */
-#define DOZE_NS 50000
 #define SHORT_WAIT_NS 150000
+#define DOZE_AFTER 4            /* short waits in a row … */
+#define DOZE_AFTER_MOST 1024    /* … after looks in vain */
+#define DOZE_NS 50000
 /* A post that ends a doze at once is probably one of many: they are left to
    gather until the doze is this old, or each would be fetched by itself (on a
    free-threaded build a burst fell from 2.7 to 1.3 M/s at times). */
 #define GATHER_NS 2000
-#define DOZE_AFTER 4
-#define DOZE_AFTER_MOST 1024
 
 int64_t
 pl_now_ns(void)

@@ -281,17 +281,24 @@ handle_traverse(PlHandle *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* self->loop stays: whatever cycle it is in, the loop breaks. */
-static int
-handle_clear(PlHandle *self)
+static void
+clear_all(PlHandle *self, bool give_context_back)
 {
     contents gone = detach_contents(self);
 
-    gone.taken = false; /* the collector may be about to clear it too */
+    gone.taken = gone.taken && give_context_back;
     release_contents(self->loop, &gone);
     if (handle_is_large(self)) {
         Py_CLEAR(((PlHandleX *)self)->traceback);
     }
+}
+
+/* self->loop stays: whatever cycle it is in, the loop breaks.  The context the
+   collector may be about to clear too. */
+static int
+handle_clear(PlHandle *self)
+{
+    clear_all(self, false);
     return 0;
 }
 
@@ -305,12 +312,7 @@ handle_dealloc(PlHandle *self)
     if (self->weaklist != NULL) {
         PyObject_ClearWeakRefs((PyObject *)self);
     }
-    contents gone = detach_contents(self);
-
-    release_contents(loop, &gone);
-    if (handle_is_large(self)) {
-        Py_CLEAR(((PlHandleX *)self)->traceback);
-    }
+    clear_all(self, true);
     handle_free(loop, type, self);
     Py_XDECREF(loop);
 }

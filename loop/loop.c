@@ -515,6 +515,14 @@ loop_waiting(PlLoop *self, PyObject *Py_UNUSED(unused))
     return both;
 }
 
+/* Readable when the core has something to do: for a selector of the
+   program's. */
+static PyObject *
+loop_poller_fileno(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    return PyLong_FromLong(self->core->poller.fd);
+}
+
 /* -- type -------------------------------------------------------------- */
 
 #define FAST(name) (PyCFunction)(void (*)(void)) name, METH_FASTCALL
@@ -587,6 +595,9 @@ static PyMethodDef loop_methods[] = {
     {"_leave", (PyCFunction)loop_leave, METH_NOARGS, NULL},
     {"_run", (PyCFunction)loop_run, METH_NOARGS, NULL},
     {"_run_once", (PyCFunction)loop_run_once, METH_NOARGS, NULL},
+    {"_poll", (PyCFunction)loop_poll, METH_O, NULL},
+    {"_poller_fileno", (PyCFunction)loop_poller_fileno, METH_NOARGS, NULL},
+    {"_start_timer", (PyCFunction)loop_start_timer, METH_O, NULL},
     {"_waiting", (PyCFunction)loop_waiting, METH_NOARGS, NULL},
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
     {"stats", (PyCFunction)(void (*)(void))loop_stats,
@@ -617,6 +628,7 @@ static PyMethodDef loop_methods[] = {
 
 static PyMemberDef loop_members[] = {
     {"_task_factory", T_OBJECT, offsetof(PlLoop, task_factory), 0, NULL},
+    {"_waits_outside", T_BOOL, offsetof(PlLoop, outside), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -77,6 +77,7 @@ struct PlLoop {
     atomic_bool debug;
     bool timed;                 /* callbacks are: debug mode, slow_hook */
     bool own_time;              /* time() is overridden: ask Python */
+    bool outside;               /* so is the selector: it waits for events */
     bool in_turn;
     bool bounded;               /* … and a stream sends so much in it */
     PlStream **written;         /* streams to flush at the end of the turn */
@@ -125,6 +126,7 @@ PyObject *loop_add_callback(PlLoop *self, PyObject *handle);
 /* Steals the handle. */
 int pl_loop_push(PlLoop *loop, PyObject *handle);
 int pl_loop_push_job(PlLoop *loop, pl_job *job);
+PyObject *loop_start_timer(PlLoop *self, PyObject *handle);
 void pl_loop_timer_cancelled(PlLoop *loop, PyObject *handle);
 void pl_loop_drain_inbox(PlLoop *loop);
 /* What the ring holds for it. */
@@ -159,6 +161,7 @@ PyObject *loop_enter(PlLoop *self, PyObject *unused);
 PyObject *loop_leave(PlLoop *self, PyObject *unused);
 PyObject *loop_run(PlLoop *self, PyObject *unused);
 PyObject *loop_run_once(PlLoop *self, PyObject *unused);
+PyObject *loop_poll(PlLoop *self, PyObject *seconds);
 
 /* stats.c */
 int pl_stats_type(PyObject *module, pl_state *st);

@@ -59,14 +59,25 @@ python_lost(PlTransport *self, PyObject *protocol, PyObject *exc)
                      exc == NULL ? Py_None : exc);
 }
 
+/* In the context of creation, as all of them; in a copy, for it may be entered
+   already, or another (pausing happens in write()). */
 static int
 python_flow(PlTransport *self, PyObject *protocol, int pause)
 {
     pl_state *st = self->loop->st;
+    PyObject *context = PyContext_Copy(self->context);
+    int status = -1;
 
-    return call_void(protocol,
-                     pause ? st->str_pause_writing : st->str_resume_writing,
-                     NULL);
+    if (context != NULL && PyContext_Enter(context) == 0) {
+        status = call_void(
+            protocol, pause ? st->str_pause_writing : st->str_resume_writing,
+            NULL);
+        if (PyContext_Exit(context) < 0) {
+            status = -1;
+        }
+    }
+    Py_XDECREF(context);
+    return status;
 }
 
 const pl_protocol_table pl_python_protocol = {

@@ -32,6 +32,26 @@ look(PlLoop *self)
     return now;
 }
 
+/* A cancelled timer at the top of the heap would only make the poll wake. */
+static void
+drop_cancelled(PlLoop *self)
+{
+    pl_heap *timers = &self->timers;
+
+    while (
+        timers->count > 0 &&
+        (pl_handle_flags((PlHandle *)timers->entries[0].item) & PL_CANCELLED))
+    {
+        PlHandle *handle = pl_heap_pop(timers);
+
+        pl_handle_unset(handle, PL_IN_HEAP);
+        if (self->timers_cancelled > 0) {
+            pl_counter_add(&self->timers_cancelled, (uint64_t)-1);
+        }
+        Py_DECREF(handle);
+    }
+}
+
 /* How long the poll may block, in ns; < 0 for ever.  -2 and an exception
    set when time() fails. */
 static int64_t
@@ -39,6 +59,7 @@ poll_timeout(PlLoop *self)
 {
     int64_t now_ns = look(self);
 
+    drop_cancelled(self);
     if (self->timers.count == 0) {
         return -1;
     }
@@ -107,31 +128,14 @@ dispatch_events(PlLoop *self)
     return 0;
 }
 
+/* Waits for at most timeout (< 0 for ever) and dispatches what came. */
 static int
-poll_step(PlLoop *self, bool first)
+poll_core(PlLoop *self, int64_t timeout)
 {
     pl_core *core = self->core;
     PyObject *raised = NULL;    /* by a signal's handler */
-    int64_t timeout = 0;
     int n;
 
-    if (pl_inbox_pending(&core->inbox)) {
-        pl_loop_drain_inbox(self);
-    }
-    if (pl_ring_count(&self->ready) > 0 || self->stopping) {
-        if (!first && !self->stopping && !self->debug &&
-            look(self) - self->polled_ns < POLL_SKIP_NS)
-        {
-            return 0;
-        }
-    }
-    else {
-        pl_context_rest(self);
-        timeout = poll_timeout(self);
-        if (timeout == -2) {
-            return -1;
-        }
-    }
     pl_counter_add(&self->counters.polls, 1);
     /* The sleep is announced attached: who pushes to the ring under the GIL
        from here on sees it and wakes the poll. */
@@ -174,6 +178,74 @@ poll_step(PlLoop *self, bool first)
         PyErr_SetRaisedException(raised);
         return -1;
     }
+    return 0;
+}
+
+/* Where the program has put a selector of its own in the place of ours, that
+   one waits, and the core is looked at when it returns.  (It may have called
+   ours in its turn: loop_poll.) */
+static int
+poll_outside(PlLoop *self, int64_t timeout)
+{
+    pl_core *core = self->core;
+    int64_t start = look(self);
+
+    if (timeout != 0 &&
+        (!pl_inbox_sleep(&core->inbox) || pl_ring_count(&self->ready) > 0))
+    {
+        timeout = 0;
+    }
+    PyObject *seconds = timeout < 0
+                            ? Py_NewRef(Py_None)
+                            : PyFloat_FromDouble((double)timeout * 1e-9);
+    PyObject *done =
+        seconds == NULL
+            ? NULL
+            : PyObject_CallMethodOneArg((PyObject *)self,
+                                        self->st->str__poll_outside, seconds);
+
+    pl_inbox_wake(&core->inbox);
+    Py_XDECREF(seconds);
+    if (done == NULL) {
+        return -1;
+    }
+    Py_DECREF(done);
+    if (timeout != 0) {
+        self->looked_ns = pl_now_ns();
+        pl_counter_add(&self->counters.idle_ns,
+                       (uint64_t)(self->looked_ns - start));
+    }
+    /* It may have closed the loop, which is an error, but not of ours. */
+    return pl_loop_check_closed(self) < 0 ? -1 : poll_core(self, 0);
+}
+
+static int
+poll_step(PlLoop *self, bool first)
+{
+    int64_t timeout = 0;
+
+    if (pl_inbox_pending(&self->core->inbox)) {
+        pl_loop_drain_inbox(self);
+    }
+    if (pl_ring_count(&self->ready) > 0 || self->stopping) {
+        if (!first && !self->stopping && !self->debug && !self->outside &&
+            look(self) - self->polled_ns < POLL_SKIP_NS)
+        {
+            return 0;
+        }
+    }
+    else {
+        pl_context_rest(self);
+        timeout = poll_timeout(self);
+        if (timeout == -2) {
+            return -1;
+        }
+    }
+    if ((self->outside ? poll_outside(self, timeout)
+                       : poll_core(self, timeout)) < 0)
+    {
+        return -1;
+    }
     if (pl_ring_count(&self->ready) > 0) {
         self->polled_ns = look(self);
     }
@@ -206,19 +278,6 @@ expire_timers(PlLoop *self)
         else if (pl_loop_push(self, (PyObject *)handle) < 0) {
             return -1;
         }
-    }
-    /* Cancelled ones at the top would only make the poll wake for them. */
-    while (
-        timers->count > 0 &&
-        (pl_handle_flags((PlHandle *)timers->entries[0].item) & PL_CANCELLED))
-    {
-        PlHandle *handle = pl_heap_pop(timers);
-
-        pl_handle_unset(handle, PL_IN_HEAP);
-        if (self->timers_cancelled > 0) {
-            pl_counter_add(&self->timers_cancelled, (uint64_t)-1);
-        }
-        Py_DECREF(handle);
     }
     return 0;
 }
@@ -589,6 +648,28 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     return run_turns(self, false) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* select(seconds) of the selector that stands for the core: None for ever. */
+PyObject *
+loop_poll(PlLoop *self, PyObject *seconds)
+{
+    int64_t timeout = -1;
+
+    if (pl_loop_check_closed(self) < 0 || pl_loop_check_thread(self) < 0) {
+        return NULL;
+    }
+    if (seconds != Py_None) {
+        double most = PyFloat_AsDouble(seconds);
+
+        if (most == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        timeout = most > 0.0 ? (int64_t)ceil(fmin(most, MAX_WAIT_S) * 1e9) : 0;
+    }
+    pl_inbox_wake(&self->core->inbox);
+    (void)look(self);
+    return poll_core(self, timeout) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 PyObject *

@@ -417,46 +417,81 @@ loop_add_callback(PlLoop *self, PyObject *handle)
         }
         Py_RETURN_NONE;
     }
-    PyObject *cancelled = PyObject_GetAttr(handle, self->st->str__cancelled);
-    int skip = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
-
-    Py_XDECREF(cancelled);
-    if (skip != 0) {
-        return skip < 0 ? NULL : Py_NewRef(Py_None);
-    }
-    PyObject *run = PyObject_GetAttr(handle, self->st->str__run);
-
-    if (run == NULL) {
-        return NULL;
-    }
-    PyObject *mine = loop_call_soon(self, &run, 1, NULL);
-
-    Py_DECREF(run);
-    if (mine == NULL) {
-        return NULL;
-    }
-    Py_DECREF(mine);
-    Py_RETURN_NONE;
+    return PyObject_CallMethodOneArg((PyObject *)self, self->st->str__adopt,
+                                     handle);
 }
 
 /* -- timers ------------------------------------------------------------ */
 
-static int
-push_timer(PlLoop *self, PlHandle *handle, double when)
+/* On a free-threaded build no lock guards the heap of a loop that runs. */
+static bool
+runs_elsewhere(PlLoop *self)
 {
-    if (pl_loop_check_thread(self) < 0) {
-        return -1;
-    }
+    unsigned long owner = running_thread(self);
+
+    return PL_FREE_THREADED && owner != 0 &&
+           owner != PyThread_get_thread_ident();
+}
+
+/* 0, -1, or 1 when the timer has to go to another thread. */
+static int
+push_timer(PlLoop *self, PlHandle *handle)
+{
+    double when = ((PlHandleX *)handle)->when;
+    int status = 0;
+
+    Py_BEGIN_CRITICAL_SECTION(self);
     /* asyncio's comparisons let a nan through at once. */
-    if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when, handle) <
-        0)
+    if (runs_elsewhere(self)) {
+        status = 1;
+    }
+    else if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when,
+                          handle) < 0)
     {
         PyErr_NoMemory();
-        return -1;
+        status = -1;
     }
-    Py_INCREF(handle);
-    (void)pl_handle_set(handle, PL_IN_HEAP);
-    return 0;
+    else {
+        Py_INCREF(handle);
+        (void)pl_handle_set(handle, PL_IN_HEAP);
+    }
+    Py_END_CRITICAL_SECTION();
+    return status;
+}
+
+/* What post_timer has asked for, by the loop's thread. */
+PyObject *
+loop_start_timer(PlLoop *self, PyObject *handle)
+{
+    if (Py_TYPE(handle) != self->st->TimerHandleType) {
+        PyErr_SetString(PyExc_TypeError, "not a timer of this loop");
+        return NULL;
+    }
+    if (pl_loop_check_thread(self) < 0) {
+        return NULL;
+    }
+    uint32_t flags = pl_handle_flags((PlHandle *)handle);
+
+    if (!(flags & (PL_CANCELLED | PL_IN_HEAP)) &&
+        push_timer(self, (PlHandle *)handle) < 0)
+    {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static int
+post_timer(PlLoop *self, PlHandle *timer)
+{
+    PyObject *start =
+        PyObject_GetAttr((PyObject *)self, self->st->str__start_timer);
+    PyObject *stack[] = {start, (PyObject *)timer};
+    PyObject *posted =
+        start == NULL ? NULL : loop_call_soon_threadsafe(self, stack, 2, NULL);
+
+    Py_XDECREF(start);
+    Py_XDECREF(posted);
+    return posted == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -465,9 +500,8 @@ schedule(PlLoop *self, double when, const call_args *call)
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
     }
-    if ((self->debug || PL_FREE_THREADED) &&
-        (pl_loop_check_thread(self) < 0 ||
-         check_callback(self, call->args[1], "call_at") < 0))
+    if (self->debug && (pl_loop_check_thread(self) < 0 ||
+                        check_callback(self, call->args[1], "call_at") < 0))
     {
         return NULL;
     }
@@ -480,11 +514,12 @@ schedule(PlLoop *self, double when, const call_args *call)
     }
     ((PlHandleX *)handle)->when = when;
     PyObject_GC_Track(handle);
-    int status;
 
-    Py_BEGIN_CRITICAL_SECTION(self);
-    status = push_timer(self, handle, when);
-    Py_END_CRITICAL_SECTION();
+    int status = push_timer(self, handle);
+
+    if (status > 0) {
+        status = post_timer(self, handle);
+    }
     if (status < 0) {
         Py_DECREF(handle);
         return NULL;

@@ -15,15 +15,16 @@
     X(Future)                                                                 \
     X(Task)                                                                   \
     X(__self__)                                                               \
+    X(_adopt)                                                                 \
     X(_attach)                                                                \
     X(_call_connection_lost)                                                  \
-    X(_cancelled)                                                             \
     X(_detach)                                                                \
+    X(_poll_outside)                                                          \
     X(_process_self_data)                                                     \
     X(_read_ready)                                                            \
-    X(_run)                                                                   \
     X(_sendto_ready)                                                          \
     X(_start_serving)                                                         \
+    X(_start_timer)                                                           \
     X(_transports)                                                            \
     X(_write_ready)                                                           \
     X(add_done_callback)                                                      \

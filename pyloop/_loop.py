@@ -5,7 +5,6 @@ not define is asyncio.SelectorEventLoop's, word for word.  This module holds
 what runs once per loop, per server or per outgoing connection.
 """
 
-import collections
 import os
 import signal
 import socket
@@ -13,7 +12,7 @@ import sys
 import threading
 from asyncio import events, transports
 
-from pyloop import _child, _core, _pipes, _threads, _tls
+from pyloop import _child, _core, _facade, _pipes, _threads, _tls
 from pyloop._names import NameCalls
 from pyloop._sockets import SocketCalls
 
@@ -63,10 +62,12 @@ STDLIB_NAMES = (
         "asyncio.unix_events:_UnixSelectorEventLoop",
         "_make_read_pipe_transport",
     ),
+    ("asyncio.sslproto:SSLProtocol", "_control_app_writing"),
     ("asyncio.sslproto:SSLProtocol", "_do_write"),
-    ("asyncio.sslproto:SSLProtocol", "_get_app_transport"),
+    ("asyncio.sslproto:SSLProtocol", "_get_write_buffer_size"),
     ("asyncio.sslproto:SSLProtocol", "_process_outgoing"),
     ("asyncio.sslproto", "SSLAgainErrors"),
+    ("asyncio.sslproto", "_SSLProtocolTransport"),
     ("asyncio.streams:StreamReaderProtocol", "_stream_reader"),
     ("asyncio.transports", "_FlowControlMixin"),
     (
@@ -85,38 +86,6 @@ STDLIB_NAMES = (
 )
 
 
-class _NoSelector:
-    """Stands where asyncio keeps its selector; the C core does the work.
-
-    get_map() shows what is watched, for code that looks (asyncio's own
-    transports do in their repr).
-    """
-
-    def __init__(self, loop):
-        self._loop = loop
-
-    def get_key(self, file):
-        fd = file if isinstance(file, int) else file.fileno()
-        mask = self._loop._watched(fd)
-        if not mask:
-            raise KeyError(f"{file!r} is not registered")
-        return _Key(fd, mask)
-
-    def get_map(self):
-        return {}
-
-    def close(self):
-        self._loop = None
-
-
-class _Key:
-    __slots__ = ("fd", "events")
-
-    def __init__(self, fd, mask):
-        self.fd = fd
-        self.events = mask
-
-
 class _FlowControlled:
     """A stream transport where asyncio wants its own mixin to be a base."""
 
@@ -132,14 +101,26 @@ class _FlowControlled:
 
 
 class EventLoop(_core.Loop, SocketCalls, NameCalls):
-    """An asyncio event loop; every method of the running version's loop."""
+    """An asyncio event loop; every method of the running version's loop.
 
-    def __init__(self):
+    selector: one that waits in the place of the core, by Python in each turn;
+    for what has to see or to change the waiting.
+    """
+
+    def __init__(self, selector=None):
         self._ssock = self._csock = None
         self._children = set()
         self._tls_buffer = _tls.make_buffer()
         # super(), for a program may put this class in asyncio's place.
-        super().__init__(_NoSelector(self))
+        super().__init__(
+            _facade.CoreSelector(self) if selector is None else selector
+        )
+        if selector is not None:
+            try:
+                _facade.follow_core(selector, self._poller_fileno())
+            except BaseException:
+                self.close()
+                raise
         if not sys.flags.ignore_environment:
             microseconds = os.environ.get("PYLOOP_BUSY_POLL")
             if microseconds:
@@ -184,10 +165,30 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         sys.set_asyncgen_hooks(*hooks)
         self._return_wakeup_fd(wakeup)
 
+    # -- what asyncio keeps in attributes ------------------------------
+
+    @property
+    def _selector(self):
+        return self._chosen_selector
+
+    @_selector.setter
+    def _selector(self, selector):
+        self._chosen_selector = selector
+        self._waits_outside = not (
+            selector is None or type(selector) is _facade.CoreSelector
+        )
+
+    def _poll_outside(self, timeout):
+        self._process_events(self._selector.select(timeout))
+
+    def _adopt(self, handle):
+        """Schedule a handle that this loop did not make."""
+        if not handle._cancelled:
+            self.call_soon(_facade.Adopted(handle))
+
     @property
     def _ready(self):
-        """What is to run in the next turn: a copy."""
-        return collections.deque(self._waiting()[0])
+        return _facade.Ready(self, self._waiting()[0])
 
     @_ready.setter
     def _ready(self, value):
@@ -195,12 +196,13 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
 
     @property
     def _scheduled(self):
-        """The timers, in no order: a copy."""
-        return self._waiting()[1]
+        return _facade.Scheduled(self, self._waiting()[1])
 
     @_scheduled.setter
     def _scheduled(self, value):
         """asyncio's __init__ makes its own here."""
+
+    # -- the end -------------------------------------------------------
 
     def close(self):
         """Drop all that is scheduled and release every descriptor."""

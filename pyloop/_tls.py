@@ -7,10 +7,26 @@ connections read into one buffer, emptied before the next read, and records go
 to the transport as they are made: 27 KiB for an idle connection, not 289.
 """
 
+import contextvars
 from asyncio import sslproto, streams
 
 RECORD = 16 * 1024
 READ = 32 * 1024
+
+
+# Programs know a transport of TLS by this name.
+class _SSLProtocolTransport(
+    sslproto._SSLProtocolTransport  # type: ignore[misc]
+):
+    _closed_twice = False
+
+    def close(self):
+        # The second close() of asyncio's lets go of the connection, and
+        # abort() does nothing from then on.
+        if self._closed:
+            self._closed_twice = True
+        else:
+            super().close()
 
 
 class SSLProtocol(sslproto.SSLProtocol):
@@ -18,10 +34,29 @@ class SSLProtocol(sslproto.SSLProtocol):
 
     def __init__(self, loop, *args, **kwargs):
         super().__init__(loop, *args, **kwargs)
-        self._share_buffer()
+        self._settle()
 
-    def _share_buffer(self):
+    def _settle(self):
         self._ssl_buffer, self._ssl_buffer_view = self._loop._tls_buffer
+        self._context = contextvars.copy_context()
+        self._app_transport.__class__ = _SSLProtocolTransport
+
+    def connection_lost(self, exc):
+        transport = self._app_transport
+        super().connection_lost(exc)
+        if transport is not None and transport._closed_twice:
+            # Nobody needs it any more: let go of it as asyncio does.
+            self._sslcontext = self._sslobj = None
+            self._extra = {}
+
+    def _control_app_writing(self):
+        size = self._get_write_buffer_size()
+        if (
+            size <= self._outgoing_low_water
+            if self._app_writing_paused
+            else size >= self._outgoing_high_water
+        ):
+            self._context.copy().run(super()._control_app_writing)
 
     def _do_write(self):
         backlog = self._write_backlog
@@ -62,7 +97,7 @@ def take_over(transport, protocol, server_side):
     if type(tls) is not sslproto.SSLProtocol or tls._transport is not None:
         return
     tls.__class__ = SSLProtocol
-    tls._share_buffer()
+    tls._settle()
     if server_side and isinstance(protocol, streams.StreamReaderProtocol):
         reader = protocol._stream_reader
         if reader is not None and reader._buffer:

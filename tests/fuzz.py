@@ -523,10 +523,6 @@ class End:
             )
 
     def close(self):
-        # After a second close() of TLS abort() does nothing, as in asyncio,
-        # and the end may take the 30 s of a shutdown.
-        if self.kind == "tls" and self.closed:
-            return
         if self.transport is not None and self.made:
             self.world.note(self, "close")
             self.closed = True

@@ -122,6 +122,48 @@ async def test_quiet_after_the_end():
             assert transport.is_closing()
 
 
+async def test_abort_after_close_twice(pyloop_only):
+    """With a peer that does not answer, abort() ends it at once."""
+    loop = asyncio.get_running_loop()
+    async with connected("tls") as (near, far):
+        far.transport.pause_reading()
+        far.transport.write(bytes(1 << 20))
+        await turns(5)
+        far.transport.close()
+        far.transport.close()
+        began = loop.time()
+        far.transport.abort()
+        await far.lost
+        assert loop.time() - began < 5
+
+
+async def test_quiet_after_close_twice(pyloop_only):
+    async with connected("tls") as (near, far):
+        transport = near.transport
+
+        def use():
+            transport.close()
+            transport.write(b"x")
+            transport.writelines([b"x", b"y"])
+            transport.pause_reading()
+            transport.resume_reading()
+            transport.set_write_buffer_limits(10, 1)
+            seen = (
+                transport.get_write_buffer_size(),
+                transport.is_reading(),
+                transport.is_closing(),
+                transport.get_extra_info("what", "default"),
+            )
+            transport.abort()
+            return seen
+
+        transport.close()
+        assert use() == (0, True, True, "default")
+        await near.lost
+        assert use() == (0, True, True, "default")
+        await far.lost
+
+
 async def test_pause_and_resume_reading():
     async with connected("tls") as (near, far):
         far.transport.pause_reading()

@@ -397,6 +397,24 @@ def test_wrong_thread_calls_do_not_crash(loop_factory):
     loop.close()
 
 
+def test_timers_from_another_thread(loop):
+    """Outside of debug mode they are taken, as call_soon()'s are."""
+    fired = []
+
+    def schedule():
+        due = loop.time() + 0.002
+        loop.call_at(due, lambda: fired.append(loop.time() >= due))
+        for _ in range(100):
+            loop.call_later(0.001, fired.append, True)
+            loop.call_later(0.001, fired.append, False).cancel()
+        loop.call_soon_threadsafe(loop.call_later, 0.01, loop.stop)
+
+    in_threads(
+        lambda: (loop.call_soon(in_threads, schedule), loop.run_forever())
+    )
+    assert fired == [True] * 101
+
+
 def test_handles_run_by_other_threads(loop):
     """Handle._run() is nobody's business but must do no harm."""
     queue = collections.deque()

@@ -86,14 +86,6 @@ def flat(suite):
             yield test
 
 
-def once(test):
-    """A mixin's tests run once, not with each of asyncio's selectors."""
-    return type(test).__name__ not in (
-        "PollEventLoopTests",
-        "SelectEventLoopTests",
-    )
-
-
 def main():
     fd, loop, module = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     names = sys.stdin.read().split()
@@ -121,10 +113,8 @@ def main():
     tests = []
     for test in flat(suite):
         name = test.id()
-        if (
-            (wanted and name not in wanted)
-            or not all(text in name for text in texts)
-            or not once(test)
+        if (wanted and name not in wanted) or not all(
+            text in name for text in texts
         ):
             continue
         if name in excluded:

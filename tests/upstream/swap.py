@@ -1,6 +1,7 @@
 """Puts pyloop where CPython's tests look for asyncio's loop."""
 
 import asyncio
+import selectors
 import sys
 import types
 from asyncio import base_events
@@ -13,14 +14,15 @@ made = 0
 
 
 class EventLoop(pyloop.EventLoop):
-    """pyloop's, counted, with the selector that asyncio's may be given."""
+    """pyloop's, counted, with epoll by the core."""
 
     def __init__(self, selector=None):
         global made
         made += 1
-        super().__init__()
-        if selector is not None:
+        if isinstance(selector, selectors.EpollSelector):
             selector.close()
+            selector = None
+        super().__init__(selector)
 
 
 class TestLoop(EventLoop):

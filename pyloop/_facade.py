@@ -1,0 +1,106 @@
+"""The selector of a loop, and its handles, as asyncio's code looks at them.
+
+The C core waits for events and keeps what is scheduled. A program that puts
+a selector of its own in the place of ours, or replaces our select() (to drive
+the time in its tests, say), is waited with: by Python, each turn.
+"""
+
+import collections
+import selectors
+import typing
+
+
+class Key(typing.NamedTuple):
+    """What get_key() tells."""
+
+    fd: int
+    events: int
+
+
+class CoreSelector:
+    """Stands where asyncio keeps its selector; the C core does the work."""
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "select":
+            self._loop._waits_outside = True
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        if name == "select" and self._loop._selector is self:
+            self._loop._waits_outside = False
+
+    def select(self, timeout=None):
+        """Wait for events of the core, for at most timeout seconds.
+
+        They are dispatched by the core, hence none are returned.
+        """
+        self._loop._poll(timeout)
+        return []
+
+    def get_key(self, file):
+        fd = file if isinstance(file, int) else file.fileno()
+        mask = self._loop._watched(fd)
+        if not mask:
+            raise KeyError(f"{file!r} is not registered")
+        return Key(fd, mask)
+
+    def get_map(self):
+        return {}
+
+    def close(self):
+        self._loop = None
+
+
+def follow_core(selector, fd):
+    """Have a selector of the program return for what the core waits for."""
+    selector.register(fd, selectors.EVENT_READ, (None, None))
+
+
+class Adopted:
+    """The callback of a handle that the loop did not make."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __call__(self):
+        if not self.handle._cancelled:
+            self.handle._run()
+
+    def __repr__(self):
+        return repr(self.handle)
+
+
+def _shown(handle):
+    callback = getattr(handle, "_callback", None)
+    return callback.handle if type(callback) is Adopted else handle
+
+
+class Ready(collections.deque):
+    """What is to run in the next turn: a copy, to which more may be added."""
+
+    def __init__(self, loop, entries):
+        super().__init__(map(_shown, entries))
+        self._loop = loop
+
+    def append(self, handle):
+        self._loop._add_callback(handle)
+        super().append(handle)
+
+
+class Scheduled(list):
+    """The timers, in no order: a copy, to which more may be added."""
+
+    def __init__(self, loop, timers):
+        super().__init__(map(_shown, timers))
+        self._loop = loop
+
+    def append(self, handle):
+        if not handle._cancelled:
+            self._loop.call_at(handle._when, Adopted(handle))
+        super().append(handle)
