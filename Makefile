@@ -24,13 +24,14 @@ C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
 	tests/capi/*.[ch] bench/*.[ch] examples/native_server/*.[ch])
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
-.PHONY: help run build test upstream bench lint format asan ubsan tsan fuzz \
+.PHONY: help run build test test-uring upstream bench lint format asan ubsan tsan fuzz \
 	soak ctest stubtest wheel sdist clean
 
 help:
 	@echo 'make run       serve examples/app.py on pyloop (HOST=, PORT=)'
 	@echo 'make build     build the extension in place'
 	@echo 'make test      run the tests (ARGS="-k name" goes to pytest)'
+	@echo 'make test-uring  those of streams and servers by io_uring'
 	@echo "make upstream  other projects' tests on pyloop (ARGS=cpython)"
 	@echo 'make bench     compare loops (ARGS=--smoke for a quick pass)'
 	@echo 'make ctest     C tests of ring, heap and inbox, under sanitizers'
@@ -66,6 +67,20 @@ run:
 test:
 	$(call prepare,tests/requirements.txt)
 	$(BIN)/pytest $(ARGS)
+
+# What sends and receives, by io_uring, where there is one.
+URING_TESTS = tests/test_connections.py tests/test_fuzz.py \
+	tests/test_io_uring.py tests/test_sendfile.py tests/test_servers.py \
+	tests/test_stream_transport.py tests/test_tls.py tests/servers \
+	tests/capi/test_native_protocols.py tests/capi/test_native_server.py
+
+test-uring:
+	$(call prepare,tests/requirements.txt)
+	@if $(BIN)/python -c \
+		'import pyloop; pyloop.new_event_loop().io_uring = True' 2>&-; then \
+		PYLOOP_IO_URING=1 PYLOOP_TEST_LOOPS=pyloop \
+			$(BIN)/pytest $(URING_TESTS) $(ARGS); \
+	else echo 'pyloop: no io_uring here'; fi
 
 upstream:
 	$(call prepare,tests/requirements.txt)

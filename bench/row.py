@@ -18,6 +18,7 @@ MODULES = (
     "scheduling",
     "io",
     "http",
+    "uring",
     "memory",
     "claims",
     "native",

@@ -126,6 +126,10 @@ pl_core_close(pl_core *core)
         core->uv_open = 0;
     }
     pl_poller_fini(&core->poller);
+    if (core->uring != NULL) {
+        pl_uring_free(core->uring);
+        core->uring = NULL;
+    }
 
     pl_link *left = pl_inbox_close(&core->inbox);
 

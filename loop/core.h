@@ -16,6 +16,7 @@
 #include "inbox.h"
 #include "poller.h"
 #include "stats.h"
+#include "uring.h"
 #include "wakeup.h"
 
 enum pl_slot_kind {
@@ -56,6 +57,7 @@ typedef struct pyloop_loop {
     /* loop thread only */
     void *owner;            /* the PlLoop, until it is closed */
     pl_poller poller;
+    pl_uring *uring;        /* NULL unless asked for */
     pl_slot *slots;
     int slot_count;
     int closed;

@@ -641,6 +641,20 @@ loop_get_busy_poll(PlLoop *self, void *Py_UNUSED(closure))
     return PyFloat_FromDouble((double)limit * 1e-9);
 }
 
+/* For what only the thread that runs the loop may set. */
+static int
+check_owner(PlLoop *self, const char *name)
+{
+    unsigned long owner = atomic_load(&self->thread);
+
+    if (owner != 0 && owner != PyThread_get_thread_ident()) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%s is set by the thread that runs the loop", name);
+        return -1;
+    }
+    return 0;
+}
+
 static int
 loop_set_busy_poll(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
 {
@@ -658,16 +672,46 @@ loop_set_busy_poll(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
                         "busy_poll is a number of seconds, 0 to 0.001");
         return -1;
     }
-    unsigned long owner = atomic_load(&self->thread);
-
-    if (owner != 0 && owner != PyThread_get_thread_ident()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "busy_poll is set by the thread that runs the loop");
+    if (check_owner(self, "busy_poll") < 0) {
         return -1;
     }
     Py_BEGIN_CRITICAL_SECTION(self);
     pl_core_set_doze(self->core, (int64_t)llround(seconds * 1e9));
     Py_END_CRITICAL_SECTION();
+    return 0;
+}
+
+static PyObject *
+loop_get_io_uring(PlLoop *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->core->uring != NULL);
+}
+
+static int
+loop_set_io_uring(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    int wanted = value == NULL ? 0 : PyObject_IsTrue(value);
+    pl_core *core = self->core;
+    int err = 0;
+
+    if (wanted < 0 || pl_loop_check_closed(self) < 0 ||
+        check_owner(self, "io_uring") < 0)
+    {
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (wanted && core->uring == NULL) {
+        core->uring = pl_uring_new(&err);
+    }
+    else if (!wanted && core->uring != NULL) {
+        pl_uring_free(core->uring);
+        core->uring = NULL;
+    }
+    Py_END_CRITICAL_SECTION();
+    if (err < 0) {
+        pl_raise_errno(err);
+        return -1;
+    }
     return 0;
 }
 
@@ -681,6 +725,8 @@ static PyGetSetDef loop_getset[] = {
      NULL, NULL},
     {"busy_poll", (getter)loop_get_busy_poll, (setter)loop_set_busy_poll,
      "Seconds a busy loop looks for events before it sleeps; 0: none.", NULL},
+    {"io_uring", (getter)loop_get_io_uring, (setter)loop_set_io_uring,
+     "True when the sends of a turn leave together, by an io_uring.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -22,6 +22,7 @@ static const PyStructSequence_Field fields[] = {
     {"handoffs", "calls of call_soon_threadsafe() and native posts; on a "
                  "free-threaded build also of call_soon() from outside"},
     {"wakeups", "times a hand-off woke the loop"},
+    {"batched_sends", "sends of streams that left with others', by io_uring"},
     {"idle_time", "seconds it slept, waiting for events"},
     {"busy_poll_time", "seconds of it in which it looked for them"},
     {"longest_turn", "seconds of the longest turn without the sleep"},
@@ -72,6 +73,7 @@ fill(PlLoop *self, PyObject *stats)
         pl_counter_read(&counters->callbacks),
         pl_counter_read(&counters->handoffs),
         pl_counter_read(&core->wakeups),
+        pl_counter_read(&counters->batched_sends),
     };
     const uint64_t times[] = {
         pl_counter_read(&counters->idle_ns),

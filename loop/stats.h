@@ -16,6 +16,7 @@ typedef struct {
     uint64_t polls;
     uint64_t callbacks;
     uint64_t handoffs;           /* call_soon_threadsafe, native posts */
+    uint64_t batched_sends;      /* by io_uring, several at a time */
     uint64_t idle_ns;            /* spent blocked in the poll */
     uint64_t longest_turn_ns;    /* between two looks at the clock */
     uint64_t longest_callback_ns;    /* while the slow hook is on */

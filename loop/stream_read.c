@@ -265,9 +265,10 @@ pl_stream_read(PlTransport *transport)
         }
         status = self->table->read(transport);
         /* What the protocol has answered leaves now: the peer works on it
-           while others are read. */
+           while others are read.  (An io_uring gains more by sending the
+           answers together.) */
         if (status >= 0 && (self->flags & PL_S_WRITTEN) &&
-            pl_stream_flush(transport) < 0)
+            self->loop->core->uring == NULL && pl_stream_flush(transport) < 0)
         {
             return -1;
         }

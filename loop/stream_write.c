@@ -2,7 +2,8 @@
 
    write() queues; the turn's end sends all that is queued in one sendmsg,
    before the poll (uvicorn writes head and body apart: one call, not two).
-   What data_received() wrote leaves when it returns (stream_read.c).
+   What data_received() wrote leaves when it returns (stream_read.c), but with
+   an io_uring it waits for the others of the turn, which leave together.
    What exceeds the high-water mark (up to a bound each turn) or is written
    while the loop does not run goes out at once.  bytes are held, anything
    mutable is copied before write() returns. */
@@ -127,6 +128,40 @@ is_waiting(PlStream *self)
            (!(self->flags & PL_S_HELD) || self->loop->bounded);
 }
 
+/* The oldest of the queue, in at most `most` buffers: how many, and their
+   bytes. */
+static size_t
+queue_vector(PlStream *self, struct iovec *iov, size_t most, size_t *total)
+{
+    size_t count = self->count < most ? self->count : most;
+
+    *total = 0;
+    for (size_t i = 0; i < count; i++) {
+        PyObject *bytes = self->chunks[self->first + i];
+
+        iov[i].iov_base = PyBytes_AS_STRING(bytes);
+        iov[i].iov_len = (size_t)PyBytes_GET_SIZE(bytes);
+        *total += iov[i].iov_len;
+    }
+    iov[0].iov_base = (char *)iov[0].iov_base + self->offset;
+    iov[0].iov_len -= self->offset;
+    *total -= self->offset;
+    return count;
+}
+
+/* Of a send of `total` bytes that came to n, bytes or a negative errno: 1 when
+   all are gone, 0 when the socket is full, or a negative errno. */
+static int
+queue_sent(PlStream *self, ssize_t n, size_t total)
+{
+    if (n < 0) {
+        return n == -EAGAIN || n == -EWOULDBLOCK || n == -EINTR ? 0 : (int)n;
+    }
+    self->sent += (size_t)n;
+    queue_consume(self, (size_t)n);
+    return (size_t)n == total;
+}
+
 /* 1 when the queue is empty now, 0 when the socket is full, or a negative
    errno.  0 and PL_S_HELD: the bound of this turn, which does not hold for
    `all`. */
@@ -136,24 +171,15 @@ queue_send(PlStream *self, bool all)
     self->flags &= ~(uint32_t)PL_S_HELD;
     while (self->count > 0) {
         struct iovec iov[IOV_BATCH];
-        size_t count = self->count < IOV_BATCH ? self->count : IOV_BATCH;
-        size_t total = 0;
+        size_t total;
         ssize_t n;
 
         if (!all && !may_send(self)) {
             self->flags |= PL_S_HELD;
             return 0;
         }
-        for (size_t i = 0; i < count; i++) {
-            PyObject *bytes = self->chunks[self->first + i];
+        size_t count = queue_vector(self, iov, IOV_BATCH, &total);
 
-            iov[i].iov_base = PyBytes_AS_STRING(bytes);
-            iov[i].iov_len = (size_t)PyBytes_GET_SIZE(bytes);
-            total += iov[i].iov_len;
-        }
-        iov[0].iov_base = (char *)iov[0].iov_base + self->offset;
-        iov[0].iov_len -= self->offset;
-        total -= self->offset;
         if (count == 1) {
             n = send(self->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
         }
@@ -162,16 +188,12 @@ queue_send(PlStream *self, bool all)
 
             n = sendmsg(self->fd, &message, MSG_NOSIGNAL);
         }
-        if (n < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
-        }
-        self->sent += (size_t)n;
-        queue_consume(self, (size_t)n);
-        if ((size_t)n < total) {
-            return 0;
+        int status = n < 0 && errno == EINTR
+                         ? 1
+                         : queue_sent(self, n < 0 ? -errno : n, total);
+
+        if (status <= 0) {
+            return status;
         }
     }
     return 1;
@@ -292,14 +314,10 @@ enlist(PlStream *self)
     return 0;
 }
 
+/* What a send has come to, as queue_send says it. */
 static int
-stream_send(PlStream *self, int from_job)
+stream_sent(PlStream *self, int sent, int from_job)
 {
-    if (self->conn_lost > 0 || self->fd < 0) {
-        return 0;
-    }
-    int sent = queue_send(self, false);
-
     if (sent < 0) {
         return send_failed(self, sent);
     }
@@ -341,6 +359,14 @@ stream_send(PlStream *self, int from_job)
                : 0;
 }
 
+static int
+stream_send(PlStream *self, int from_job)
+{
+    return self->conn_lost > 0 || self->fd < 0
+               ? 0
+               : stream_sent(self, queue_send(self, false), from_job);
+}
+
 int
 pl_stream_flush(PlTransport *transport)
 {
@@ -371,10 +397,92 @@ pl_stream_write_ready(PlTransport *self)
     return stream_send((PlStream *)self, 1);
 }
 
+/* -- the end of the turn ------------------------------------------------ */
+
+/* One of several that may leave together: their sends are one call, so each
+   has to be one too. */
+static bool
+may_join(PlStream *self)
+{
+    return self->count > 0 && self->count <= PL_URING_IOV &&
+           self->conn_lost == 0 && self->fd >= 0 && !is_waiting(self) &&
+           may_send(self);
+}
+
+/* Sends for `count` streams at once.  New ref: what has to leave the loop. */
+static PyObject *
+send_together(PlLoop *loop, PlStream **streams, int count)
+{
+    pl_send *batch = pl_uring_batch(loop->core->uring);
+    int results[PL_URING_BATCH];
+    PyObject *exc = NULL;
+
+    for (int i = 0; i < count; i++) {
+        batch[i].fd = streams[i]->fd;
+        batch[i].count = (int)queue_vector(streams[i], batch[i].iov,
+                                           PL_URING_IOV, &batch[i].total);
+    }
+    int status = pl_uring_send(loop->core->uring, count);
+
+    /* All queues first: what follows may run Python code that writes. */
+    for (int i = 0; i < count; i++) {
+        results[i] = queue_sent(streams[i], batch[i].sent, batch[i].total);
+        streams[i]->flags &= ~(uint32_t)PL_S_HELD;
+    }
+    if (status < 0) {
+        pl_uring_free(loop->core->uring);
+        loop->core->uring = NULL;
+    }
+    pl_counter_add(&loop->counters.batched_sends, (uint64_t)count);
+    for (int i = 0; i < count; i++) {
+        PlStream *stream = streams[i];
+
+        if (stream->conn_lost == 0 && stream->fd >= 0 &&
+            stream_sent(stream, results[i], 0) < 0)
+        {
+            if (exc == NULL) {
+                exc = PyErr_GetRaisedException();
+            }
+            else {
+                PyErr_WriteUnraisable((PyObject *)stream);
+            }
+        }
+    }
+    return exc;
+}
+
+/* By the io_uring, what can be; the rest, and what is left of them, is the
+   ordinary pass's.  The list keeps the streams. */
+static PyObject *
+flush_together(PlLoop *loop)
+{
+    PyObject *exc = NULL;
+    size_t next = 0;
+
+    while (exc == NULL && loop->core->uring != NULL &&
+           next < loop->written_count)
+    {
+        PlStream *streams[PL_URING_BATCH];
+        int count = 0;
+
+        while (count < PL_URING_BATCH && next < loop->written_count) {
+            PlStream *stream = loop->written[next++];
+
+            if (may_join(stream)) {
+                streams[count++] = stream;
+            }
+        }
+        if (count > 1) {
+            exc = send_together(loop, streams, count);
+        }
+    }
+    return exc;
+}
+
 int
 pl_loop_flush_written(PlLoop *loop)
 {
-    PyObject *exc = NULL;
+    PyObject *exc = loop->core->uring == NULL ? NULL : flush_together(loop);
     size_t kept = 0;
 
     /* Sending and letting go may end in Python code that writes again: those

@@ -49,6 +49,7 @@ class LoopStats(
         "callbacks",
         "handoffs",
         "wakeups",
+        "batched_sends",
         "idle_time",
         "busy_poll_time",
         "longest_turn",
@@ -77,6 +78,8 @@ class LoopStats(
     @property
     def wakeups(self) -> int: ...
     @property
+    def batched_sends(self) -> int: ...
+    @property
     def idle_time(self) -> float: ...
     @property
     def busy_poll_time(self) -> float: ...
@@ -88,6 +91,7 @@ class LoopStats(
 @disjoint_base
 class Loop:
     busy_poll: float
+    io_uring: bool
     def __new__(cls, *args: Any, **kwargs: Any) -> Loop: ...
     def call_soon(
         self,

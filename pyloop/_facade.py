@@ -7,14 +7,16 @@ the time in its tests, say), is waited with: by Python, each turn.
 
 import collections
 import selectors
-import typing
 
 
-class Key(typing.NamedTuple):
+class Key:
     """What get_key() tells."""
 
-    fd: int
-    events: int
+    __slots__ = ("fd", "events")
+
+    def __init__(self, fd, events):
+        self.fd = fd
+        self.events = events
 
 
 class CoreSelector:

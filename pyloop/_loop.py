@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import events, transports
+from asyncio import events, log, transports
 
 from pyloop import _child, _core, _facade, _pipes, _threads, _tls
 from pyloop._names import NameCalls
@@ -125,6 +125,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             microseconds = os.environ.get("PYLOOP_BUSY_POLL")
             if microseconds:
                 self.busy_poll = float(microseconds) * 1e-6
+            if os.environ.get("PYLOOP_IO_URING", "0") not in ("", "0"):
+                try:
+                    self.io_uring = True
+                except OSError as exc:
+                    log.logger.warning("pyloop: no io_uring: %s", exc)
 
     # -- running -------------------------------------------------------
 

@@ -35,6 +35,7 @@ COUNTERS = (
     ("callbacks", "{callback}", "Callbacks that were run, I/O included."),
     ("handoffs", "{handoff}", "Callbacks handed over by other threads."),
     ("wakeups", "{wakeup}", "Times a hand-off woke the loop."),
+    ("batched_sends", "{send}", "Sends that left with others'."),
     ("idle_time", "s", "Time spent waiting for events."),
     ("busy_poll_time", "s", "Of it, time spent looking and not asleep."),
 )

@@ -525,6 +525,31 @@ def script(loop_name, code):
     return PRELUDE.format(name=loop_name) + textwrap.dedent(code)
 
 
+# For a script.
+DENY = """
+import ctypes, errno, struct
+
+def deny(number, error):
+    \"\"\"From here on this system call fails.\"\"\"
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 0),  # load the number
+            (0x15, 0, 1, number),  # is it this one?
+            (0x06, 0, 0, 0x00050000 | error),
+            (0x06, 0, 0, 0x7FFF0000),  # all others are allowed
+        )
+    )
+    code = ctypes.create_string_buffer(program)
+    filter_ = struct.pack("HxxxxxxP", 4, ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    if libc.prctl(22, 2, filter_, 0, 0):  # seccomp by filter
+        print("no seccomp here")
+        raise SystemExit
+"""
+
+
 def run_script(loop_name, code, *args, check=True, warnings="error", **env):
     """Run code in an interpreter of its own, with `new_event_loop`, `run`
     and `say` at hand; its output must come without a word on stderr."""

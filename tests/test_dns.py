@@ -314,4 +314,5 @@ def test_no_io_uring(loop_name):
                                   >= 1 << 16 | 50 << 8), names
         run(main())
         """,
+        PYLOOP_IO_URING="",
     )

@@ -94,6 +94,31 @@ def run_with_faults(library, loop_name):
     return run
 
 
+def test_io_uring_that_fails(run_with_faults, pyloop_only):
+    """What it should have sent leaves in the ordinary way."""
+    out = run_with_faults(
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            try:
+                loop.io_uring = True
+            except OSError:
+                return say("no io_uring here")
+            async with wired() as (a, one), wired() as (b, two):
+                for word in (b"one ", b"two"):
+                    fault("io_uring_enter", errno.EBADF)
+                    a.transport.write(word)
+                    b.transport.write(word)
+                    await turns(5)
+                    if word == b"one ":
+                        say(hits(), loop.io_uring)
+                say(one.recv(100), two.recv(100))
+        run(main())
+        """
+    )
+    assert out in ("1 False\nb'one two' b'one two'\n", "no io_uring here\n")
+
+
 WRITE = """
     async def main():
         loop = asyncio.get_running_loop()

@@ -36,7 +36,7 @@ def test_fields(loop):
     assert isinstance(stats, pyloop.LoopStats) and isinstance(stats, tuple)
     assert repr(stats).startswith("pyloop.LoopStats(ready=0, timers=0, ")
     assert all(type(value) in (int, float) for value in stats)
-    assert len(stats) == stats.n_fields == 15
+    assert len(stats) == stats.n_fields == 16
     assert error(setattr, stats, "ready", 1)[0] is AttributeError
     assert error(loop.stats, True)[0] is TypeError
     assert error(loop.stats, unknown=True)[0] is TypeError

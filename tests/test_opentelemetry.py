@@ -67,7 +67,7 @@ def test_metrics(loop, collected):
         assert value == getattr(stats, name.removeprefix("pyloop."))
     assert found["pyloop.timers"] == [({"loop": "main"}, 1)]
     assert found["pyloop.turns"] == [({"loop": "main"}, 1)]
-    assert len(found) == 13
+    assert len(found) == 14
     stop()
     assert not any(collect().values())
 

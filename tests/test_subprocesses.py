@@ -10,6 +10,7 @@ import threading
 import pytest
 from support import (
     DEADLINE,
+    DENY,
     async_error,
     asyncio_of_3_11_7,
     error,
@@ -621,30 +622,6 @@ def test_loop_closed_under_a_child(loop_factory, loop_name):
         os.close(fd)
 
 
-DENY = """
-import ctypes, errno, struct
-
-def deny(number, error):
-    \"\"\"From here on this system call fails.\"\"\"
-    program = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (0x20, 0, 0, 0),  # load the number
-            (0x15, 0, 1, number),  # is it this one?
-            (0x06, 0, 0, 0x00050000 | error),
-            (0x06, 0, 0, 0x7FFF0000),  # all others are allowed
-        )
-    )
-    code = ctypes.create_string_buffer(program)
-    filter_ = struct.pack("HxxxxxxP", 4, ctypes.addressof(code))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
-    if libc.prctl(22, 2, filter_, 0, 0):  # seccomp by filter
-        print("no seccomp here")
-        raise SystemExit
-"""
-
-
 def test_without_pidfd(loop_name):
     """Old kernels and sandboxes: a thread waits for the child."""
     done = run_script(
@@ -670,6 +647,7 @@ def test_without_pidfd(loop_name):
                 say("gone")
         run(main())
         """),
+        PYLOOP_IO_URING="",
     )
     if done.stdout == "no seccomp here\n":
         pytest.skip("no seccomp here")

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -117,6 +118,25 @@ write(int fd, const void *data, size_t size)
     return FAILS("write") ? -1
                           : NEXT(ssize_t (*)(int, const void *, size_t),
                                  "write")(fd, data, size);
+}
+
+/* io_uring has no function of its own. */
+long
+syscall(long number, ...)
+{
+    va_list list;
+    long args[6];
+
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) {
+        args[i] = va_arg(list, long);
+    }
+    va_end(list);
+    return number == SYS_io_uring_enter && FAILS("io_uring_enter")
+               ? -1
+               : NEXT(long (*)(long, ...), "syscall")(number, args[0], args[1],
+                                                      args[2], args[3],
+                                                      args[4], args[5]);
 }
 
 extern void *__libc_malloc(size_t size);
