@@ -25,7 +25,7 @@ C_FILES = $(wildcard loop/*.[ch] include/*.h tests/c/*.[ch] \
 PY_FILES = setup.py $(wildcard pyloop tests bench examples)
 
 .PHONY: help run build test test-uring upstream bench lint format asan ubsan tsan fuzz \
-	soak ctest stubtest wheel sdist clean
+	soak ctest stubtest pgo wheel sdist clean
 
 help:
 	@echo 'make run       serve examples/app.py on pyloop (HOST=, PORT=)'
@@ -42,7 +42,8 @@ help:
 	@echo 'make tsan      C tests, and with TSAN_PYTHON= the thread tests'
 	@echo 'make lint      check format and style; make format applies them'
 	@echo 'make stubtest  check pyloop/*.pyi against the built module'
-	@echo 'make wheel     build a wheel in dist/; make sdist likewise'
+	@echo 'make pgo       build in place, optimised by a profile (gcc)'
+	@echo 'make wheel     build a wheel of that in dist/; make sdist'
 	@echo 'make clean     remove everything built'
 	@echo 'PYTHON=$(PYTHON) ($(TAG)), VENV=$(VENV)'
 
@@ -86,8 +87,10 @@ upstream:
 	$(call prepare,tests/requirements.txt)
 	$(BIN)/python -m tests.upstream $(ARGS)
 
+# As the wheel is built: so are the other loops.
 bench:
-	$(call prepare,bench/requirements.txt)
+	@$(SETUP) bench/requirements.txt
+	@scripts/pgo $(BIN)/python build/temp-$(TAG)
 	$(BIN)/python -m bench $(ARGS)
 
 stubtest:
@@ -206,11 +209,21 @@ format:
 	$(BIN)/ruff check --fix $(PY_FILES)
 	$(BIN)/ruff format $(PY_FILES)
 
-wheel sdist:
+pgo:
+	@$(SETUP)
+	@scripts/pgo $(BIN)/python build/temp-$(TAG)
+
+wheel: pgo
+	@mkdir -p dist
+	@PYLOOP_PGO=use $(BIN)/python setup.py -q build_ext \
+		--build-temp build/temp-$(TAG) bdist_wheel --dist-dir dist
+	@ls -t dist/*.whl | head -1
+
+sdist:
 	@$(SETUP)
 	@mkdir -p dist
 	@$(BIN)/python -c 'from setuptools import build_meta; \
-		print("dist/" + build_meta.build_$@("dist"))' | tail -1
+		print("dist/" + build_meta.build_sdist("dist"))' | tail -1
 
 clean:
 	rm -rf build dist *.egg-info pyloop/*.so

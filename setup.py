@@ -3,6 +3,8 @@
 Environment:
   PYLOOP_WERROR=1     warnings are errors (CI; never for users)
   PYLOOP_LTO=0        no link-time optimisation
+  PYLOOP_PGO=P        generate: writes profiles of what it does beside the
+                      objects; use: is optimised by them (scripts/pgo)
   PYLOOP_SANITIZE=S   address, undefined or thread: a checked build, with
                       assertions on and freelists compiled out
 """
@@ -26,6 +28,12 @@ CFLAGS = """
     -Wno-missing-field-initializers -Wno-cast-function-type
     -fno-strict-aliasing -fvisibility=hidden
 """.split()
+PGO = {
+    "generate": ["-fprofile-update=atomic"],
+    # What the training does not do is not to be slower for it.
+    "use": ["-fprofile-partial-training", "-fprofile-correction"]
+    + ["-Wno-missing-profile"],
+}
 
 
 def pkg_config(option):
@@ -112,6 +120,10 @@ class BuildExt(build_ext):
             if lto:
                 cflags += [lto]
                 ldflags += [lto, "-O3"]
+        profile = os.environ.get("PYLOOP_PGO")
+        if profile and not sanitize:
+            cflags += [f"-fprofile-{profile}", *PGO[profile]]
+            ldflags += [f"-fprofile-{profile}"]
         if os.environ.get("PYLOOP_WERROR") == "1":
             cflags += ["-Werror"]
         return cflags, ldflags
