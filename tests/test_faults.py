@@ -343,6 +343,70 @@ def test_wake_up_that_fails(run_with_faults, pyloop_only):
 
 
 @no_preload
+def test_wake_up_of_a_native_post_that_fails(run_with_faults, pyloop_only):
+    """The poster is told; the next post wakes the loop for both."""
+    out = run_with_faults(
+        """
+        sys.path.insert(0, sys.argv[1])
+        import building
+        client = building.c_client()
+        loop = new_event_loop()
+        held = client.hold(loop)
+        seen = []
+        def last(status):
+            seen.append("last")
+            loop.stop()
+        def post():
+            told = None
+            while told is None:
+                time.sleep(0.001)  # until it sleeps
+                del seen[:]
+                fault("write", errno.EIO)
+                try:
+                    client.post(held, seen.append)
+                except OSError as exc:
+                    told = exc.errno
+            say(hits(), told == errno.EIO)
+            say(client.post(held, last))
+        thread = threading.Thread(target=post)
+        thread.start()
+        loop.run_forever()
+        thread.join()
+        say(seen)
+        loop.close()
+        """,
+        os.path.join(ROOT, "tests", "capi"),
+    )
+    assert out == "1 True\n0\n[0, 'last']\n"
+
+
+@no_preload
+def test_an_awake_loop_is_not_woken(run_with_faults, pyloop_only):
+    """Posts to it make no system call."""
+    out = run_with_faults(
+        """
+        loop = new_event_loop()
+        ran = []
+        def post():
+            for n in range(1000):
+                loop.call_soon_threadsafe(ran.append, n)
+        def busy():
+            fault("write", errno.EIO, 1000)
+            thread = threading.Thread(target=post)
+            thread.start()
+            thread.join()
+            say(hits(), loop.stats().wakeups)
+        loop.call_soon(busy)
+        spin(loop)
+        spin(loop)
+        say(ran == list(range(1000)))
+        loop.close()
+        """
+    )
+    assert out == "0 0\nTrue\n"
+
+
+@no_preload
 def test_memory_of_our_own(run_with_faults, pyloop_only):
     """The ready ring, the timer heap, the table of descriptors, a loop."""
     out = run_with_faults(

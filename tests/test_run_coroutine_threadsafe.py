@@ -195,6 +195,62 @@ def test_closed_loop(submit, loop_factory):
     coro.close()
 
 
+def test_submissions_race_close(submit, loop_factory):
+    """Each is taken, or refused with asyncio's words."""
+
+    async def work():
+        pass
+
+    for _ in range(20):
+        loop = loop_factory()
+        loop.set_exception_handler(lambda *args: None)
+        coros, unexpected = [], []
+        started = threading.Barrier(3)
+
+        def produce():
+            started.wait(DEADLINE)
+            try:
+                for _ in range(500):
+                    coros.append(work())
+                    submit(coros[-1], loop)
+            except RuntimeError as exc:
+                if str(exc) != "Event loop is closed":
+                    unexpected.append(exc)
+
+        threads = [threading.Thread(target=produce) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        started.wait(DEADLINE)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        for thread in threads:
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+        assert unexpected == []
+        for coro in coros:
+            coro.close()
+
+
+def test_one_hand_off_for_a_call(running, pyloop_only):
+    """And one task."""
+    made = []
+
+    def factory(loop, coro, **kwargs):
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    async def work():
+        return 1
+
+    running.set_task_factory(factory)
+    before = running.stats().handoffs
+    for _ in range(100):
+        future = pyloop.run_coroutine_threadsafe(work(), running)
+        assert future.result(DEADLINE) == 1
+    assert running.stats().handoffs == before + 100
+    assert len(made) == 100
+
+
 def test_task_factory(submit, running):
     made = []
 

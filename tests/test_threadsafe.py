@@ -1,5 +1,6 @@
 import asyncio
 import concurrent.futures
+import sys
 import threading
 import time
 
@@ -395,6 +396,46 @@ def test_busy_loop_takes_hand_offs(loop):
     loop.run_forever()
     join(threads)
     assert taken == 1000
+
+
+def test_a_burst_wakes_once(loop, pyloop_only):
+    """Or a few times, where the loop is through before its producer."""
+    count = 50_000
+    left = count
+
+    def note():
+        nonlocal left
+        left -= 1
+        if not left:
+            loop.stop()
+
+    def produce():
+        for _ in range(count):
+            loop.call_soon_threadsafe(note)
+
+    threads = []
+    loop.call_soon(lambda: threads.extend(start(produce)))
+    before = loop.stats().wakeups
+    loop.run_forever()
+    join(threads)
+    assert loop.stats().wakeups - before <= count / 10
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks: 3.12")
+def test_all_tasks_from_another_thread(agree):
+    """Eager ones too, where CPython itself does not miss them."""
+
+    async def scenario(loop):
+        gate = asyncio.Event()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        tasks = {asyncio.create_task(gate.wait()) for _ in range(3)}
+        loop.set_task_factory(None)
+        seen = await loop.run_in_executor(None, asyncio.all_tasks, loop)
+        gate.set()
+        await asyncio.wait(tasks)
+        return len(seen & tasks)
+
+    assert agree(scenario) in (0, 3)
 
 
 def test_futures_completed_from_threads(loop):

@@ -6,8 +6,11 @@
 #include <Python.h>
 #include <pthread.h>
 #include <pyloop_import.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 
 static const pyloop_api *api;    /* the same in every interpreter */
@@ -118,7 +121,8 @@ burst_free(PyObject *capsule)
     free(self);
 }
 
-/* burst(loop, threads, count, chain=0, callable=None) -> handle */
+/* burst(loop, threads, count, chain=0, callable=None) -> handle.  With no
+   threads the caller posts. */
 static PyObject *
 client_burst(PyObject *module, PyObject *args)
 {
@@ -133,7 +137,7 @@ client_burst(PyObject *module, PyObject *args)
     }
     burst *self = calloc(1, sizeof(*self));
 
-    if (self == NULL || threads < 1 || threads > 16) {
+    if (self == NULL || threads < 0 || threads > 16) {
         free(self);
         return PyErr_NoMemory();
     }
@@ -142,6 +146,8 @@ client_burst(PyObject *module, PyObject *args)
         free(self);
         return NULL;
     }
+    self->joined = threads == 0;
+    threads += self->joined;
     self->callable = callable == Py_None ? NULL : Py_NewRef(callable);
     self->count = count;
     self->chain = chain;
@@ -162,7 +168,10 @@ client_burst(PyObject *module, PyObject *args)
     for (int t = 0; handle != NULL && t < threads; t++) {
         producer *one = &self->producers[t];
 
-        if (pthread_create(&one->thread, NULL, produce, one) != 0) {
+        if (self->joined) {
+            (void)produce(one);
+        }
+        else if (pthread_create(&one->thread, NULL, produce, one) != 0) {
             Py_DECREF(handle);
             PyErr_SetString(PyExc_OSError, "no thread");
             return NULL;
@@ -262,7 +271,8 @@ run_call(pyloop_work *work, int status)
     return result == NULL ? -1 : 0;
 }
 
-/* post(held, callable, context=None) -> status; callable(status) is run */
+/* post(held, callable, context=None) -> status; callable(status) is run.
+   OSError if it was posted and the loop could not be woken. */
 static PyObject *
 client_post(PyObject *module, PyObject *args)
 {
@@ -288,7 +298,68 @@ client_post(PyObject *module, PyObject *args)
         Py_XDECREF(self->context);
         free(self);
     }
+    if (status == PYLOOP_UNWOKEN) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     return PyLong_FromLong(status);
+}
+
+/* -- posts from a signal handler ---------------------------------------------- */
+
+static pyloop_loop *alarm_loop;
+static pyloop_work alarm_items[100000];
+#define ALARMS (sizeof(alarm_items) / sizeof(alarm_items[0]))
+static unsigned alarms, alarms_run, alarms_refused;
+
+static int
+run_alarm(pyloop_work *work, int status)
+{
+    alarms_run += status == PYLOOP_OK;
+    return 0;
+}
+
+static void
+on_alarm(int number)
+{
+    unsigned i = __atomic_fetch_add(&alarms, 1, __ATOMIC_RELAXED);
+
+    if (i >= ALARMS || api->post(alarm_loop, &alarm_items[i]) != PYLOOP_OK) {
+        __atomic_fetch_add(&alarms_refused, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* alarm(held, us): each time, SIGALRM posts an item; 0 ends it */
+static PyObject *
+client_alarm(PyObject *module, PyObject *args)
+{
+    PyObject *capsule;
+    int us;
+
+    if (!PyArg_ParseTuple(args, "Oi", &capsule, &us)) {
+        return NULL;
+    }
+    if (us > 0) {
+        struct sigaction action = {.sa_handler = on_alarm,
+                                   .sa_flags = SA_RESTART};
+
+        alarm_loop = PyCapsule_GetPointer(capsule, "loop");
+        for (size_t i = 0; i < ALARMS; i++) {
+            pyloop_work_init(&alarm_items[i], run_alarm);
+        }
+        sigaction(SIGALRM, &action, NULL);
+    }
+    struct itimerval timer = {{0, us}, {0, us}};
+
+    setitimer(ITIMER_REAL, &timer, NULL);
+    Py_RETURN_NONE;
+}
+
+/* (posted, run, refused) */
+static PyObject *
+client_alarms(PyObject *module, PyObject *unused)
+{
+    return Py_BuildValue("III", __atomic_load_n(&alarms, __ATOMIC_RELAXED),
+                         alarms_run, alarms_refused);
 }
 
 /* -- coroutines ------------------------------------------------------------- */
@@ -702,6 +773,119 @@ client_operation(PyObject *module, PyObject *args)
     return future;
 }
 
+/* -- many futures, completed by threads as fast as they can -------------------- */
+
+typedef struct {
+    pyloop_promise promise;
+    int ends; /* [loop] */
+    int status; /* [loop] of the last */
+    int refused;
+} pledge;
+
+typedef struct {
+    pyloop_loop *loop;
+    pledge *pledges;
+    int count, threads;
+    pthread_t thread[16];
+    unsigned turn;
+} completers;
+
+static void
+pledge_released(pyloop_promise *promise, int status)
+{
+    ((pledge *)promise)->ends++;
+    ((pledge *)promise)->status = status;
+    memset(promise, 0x55, sizeof(*promise)); /* ours again */
+}
+
+static void *
+complete(void *arg)
+{
+    completers *self = arg;
+    int first = (int)__atomic_fetch_add(&self->turn, 1, __ATOMIC_RELAXED);
+
+    for (int i = first; i < self->count; i += self->threads) {
+        pledge *one = &self->pledges[i];
+
+        if (api->promise_complete(self->loop, &one->promise) < 0) {
+            one->refused = 1;
+            memset(&one->promise, 0x55, sizeof(one->promise));
+        }
+        sched_yield(); /* or they would be through before anything else */
+    }
+    return NULL;
+}
+
+static void
+completers_free(PyObject *capsule)
+{
+    completers *self = PyCapsule_GetPointer(capsule, "completers");
+
+    api->release(self->loop);
+    free(self->pledges);
+    free(self);
+}
+
+/* complete(loop, threads, count) -> handle, when they have begun */
+static PyObject *
+client_complete(PyObject *module, PyObject *args)
+{
+    PyObject *loop;
+    int threads, count;
+
+    if (!PyArg_ParseTuple(args, "Oii", &loop, &threads, &count)) {
+        return NULL;
+    }
+    completers *self = calloc(1, sizeof(*self));
+
+    if (self == NULL || threads < 1 || threads > 16) {
+        free(self);
+        return PyErr_NoMemory();
+    }
+    self->loop = api->loop_from(loop);
+    if (self->loop == NULL) {
+        free(self);
+        return NULL;
+    }
+    self->pledges = calloc((size_t)count, sizeof(pledge));
+    self->count = count;
+    self->threads = threads;
+    for (int i = 0; i < count; i++) {
+        pyloop_promise *promise = &self->pledges[i].promise;
+
+        pyloop_promise_init(promise, NULL, pledge_released);
+        Py_XDECREF(api->promise_start(self->loop, promise, NULL));
+    }
+    for (int t = 0; t < threads; t++) {
+        (void)pthread_create(&self->thread[t], NULL, complete, self);
+    }
+    while (__atomic_load_n(&self->turn, __ATOMIC_RELAXED) == 0) {
+        sched_yield();
+    }
+    return PyCapsule_New(self, "completers", completers_free);
+}
+
+/* Joins: (fulfilled, handed back, refused, neither or more than one) */
+static PyObject *
+client_completed(PyObject *module, PyObject *handle)
+{
+    completers *self = PyCapsule_GetPointer(handle, "completers");
+    int fulfilled = 0, closed = 0, refused = 0, wrong = 0;
+
+    for (int t = 0; t < self->threads; t++) {
+        (void)pthread_join(self->thread[t], NULL);
+    }
+    for (int i = 0; i < self->count; i++) {
+        pledge *one = &self->pledges[i];
+
+        wrong += one->ends + one->refused != 1;
+        refused += one->refused;
+        fulfilled += one->ends && one->status == PYLOOP_OK;
+        closed += one->ends && one->status == PYLOOP_CLOSED;
+    }
+    return Py_BuildValue("iiii", fulfilled, closed, refused, wrong);
+}
+
 /* -- a native echo protocol ----------------------------------------------------- */
 
 typedef struct {
@@ -834,6 +1018,8 @@ static PyMethodDef client_methods[] = {
     {"hold_running", client_hold_running, METH_NOARGS, NULL},
     {"is_alive", client_is_alive, METH_O, NULL},
     {"post", client_post, METH_VARARGS, NULL},
+    {"alarm", client_alarm, METH_VARARGS, NULL},
+    {"alarms", client_alarms, METH_NOARGS, NULL},
     {"start", client_start, METH_VARARGS, NULL},
     {"start_and_cancel", client_start_and_cancel, METH_VARARGS, NULL},
     {"free_run", client_free_run, METH_O, NULL},
@@ -841,6 +1027,8 @@ static PyMethodDef client_methods[] = {
     {"join_calls", client_join_calls, METH_O, NULL},
     {"operation", client_operation, METH_VARARGS, NULL},
     {"completions", client_completions, METH_NOARGS, NULL},
+    {"complete", client_complete, METH_VARARGS, NULL},
+    {"completed", client_completed, METH_O, NULL},
     {"echo", client_echo, METH_NOARGS, NULL},
     {"echo_totals", client_echo_totals, METH_O, NULL},
     {NULL, NULL, 0, NULL},

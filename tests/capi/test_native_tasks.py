@@ -114,6 +114,31 @@ def test_coroutine_cancelled_from_a_thread(client, loop, delay_us):
     assert len(caught) <= 50
 
 
+def test_cancel_races_close(client):
+    """Each task has one end, whoever is first."""
+    for delay_us in range(0, 1000, 50):
+        loop = pyloop.new_event_loop()
+        loop.set_exception_handler(lambda *args: None)
+        settle(loop)
+        held = client.hold(loop)
+        ends = [[] for _ in range(30)]
+        handles = [
+            client.start_and_cancel(
+                held,
+                asyncio.sleep(10),
+                lambda *end, seen=seen: seen.append(end),
+                delay_us,
+            )
+            for seen in ends
+        ]
+        settle(loop)
+        loop.close()
+        for handle in handles:
+            client.free_run(handle)
+        for seen in ends:
+            assert seen in ([(CANCELLED, None)], [(CLOSED, None)])
+
+
 def test_cancel_races_the_end(client, loop):
     held = client.hold(loop)
     ends = []

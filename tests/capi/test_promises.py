@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import support
-from driving import CANCELLED, CLOSED, OK, run_until
+from driving import CANCELLED, CLOSED, OK, run_until, settle
 
 import pyloop
 
@@ -78,3 +78,17 @@ def test_close_with_a_completed_promise_queued(client):
     loop.close()
     assert log == [("released", CLOSED)]
     assert not future.done()
+
+
+def test_completions_race_close(client):
+    """Each is released once, or refused."""
+    for turns in [0, 2, 20] * 10:
+        loop = pyloop.new_event_loop()
+        settle(loop)
+        completers = client.complete(loop, 4, 2000)
+        for _ in range(turns):
+            settle(loop, 1)
+        loop.close()
+        fulfilled, closed, refused, wrong = client.completed(completers)
+        assert fulfilled + closed + refused == 2000
+        assert wrong == 0

@@ -3,9 +3,11 @@
 import asyncio
 import contextvars
 import gc
+import os
 import threading
 
 import pytest
+import support
 from driving import CLOSED, OK, settle
 
 import pyloop
@@ -212,6 +214,38 @@ def test_join_of_a_posting_thread_while_attached(client, loop):
     client.join(burst)
     settle(loop)
     assert client.counts(burst) == (80000, 0, 0, 0)
+
+
+def test_posts_from_a_signal_handler(client):
+    """In a process of its own: while the loop runs and while it sleeps, and
+    in the middle of posts of the same thread and of others."""
+    support.run_script(
+        "pyloop",
+        """
+        sys.path.insert(0, sys.argv[1])
+        import building
+        client = building.c_client()
+        async def main():
+            loop = asyncio.get_running_loop()
+            held = client.hold(loop)
+            client.alarm(held, 100)
+            for threads in 0, 2:
+                before = client.alarms()[0]
+                while client.alarms()[0] < before + 500:
+                    burst = client.burst(loop, threads, 50000)
+                    client.join(burst)
+                    while client.counts(burst)[0] < 50000 * (threads or 1):
+                        await asyncio.sleep(0)
+                    assert client.counts(burst)[1:] == (0, 0, 0)
+            while client.alarms()[0] < before + 1000:
+                await asyncio.sleep(0.001)
+            client.alarm(held, 0)
+            await support.until(lambda: len(set(client.alarms()[:2])) == 1)
+            assert client.alarms()[2] == 0
+        run(main())
+        """,
+        os.path.dirname(__file__),
+    )
 
 
 def test_loop_from_other_objects(client):

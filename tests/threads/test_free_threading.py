@@ -3,12 +3,20 @@
 import asyncio
 import collections
 import gc
+import socket
 import sysconfig
 import threading
 import time
 
 import pytest
-from support import DEADLINE, FREE_THREADED, error, finish, run_script
+from support import (
+    DEADLINE,
+    FREE_THREADED,
+    connected,
+    error,
+    finish,
+    run_script,
+)
 
 FREE_THREADED_BUILD = sysconfig.get_config_var("Py_GIL_DISABLED")
 
@@ -365,6 +373,58 @@ def test_an_endpoint_in_the_wrong_thread(pyloop_only, loop_factory):
     finally:
         finish(loop)
     assert ends == ["misuse"]
+
+
+def test_a_stream_in_the_wrong_thread(pyloop_only, loop):
+    """As an endpoint; and its loop's readers and writers."""
+    seen = {}
+
+    async def main():
+        stop = loop.create_future()
+        watched, peer = socket.socketpair()
+        with watched, peer:
+            async with connected() as (near, far):
+                transport = near.transport
+                calls = {
+                    transport.write: [b"x"],
+                    transport.writelines: [[b"x", b"y"]],
+                    transport.pause_reading: [],
+                    transport.set_protocol: [near],
+                    transport.set_write_buffer_limits: [10],
+                    transport.close: [],
+                    transport.abort: [],
+                    loop.add_reader: [watched, int],
+                    loop.remove_reader: [watched],
+                    loop.add_writer: [watched, int],
+                    loop.remove_writer: [watched],
+                }
+                if not FREE_THREADED:
+                    del calls[transport.close], calls[transport.abort]
+
+                def misuse():
+                    for _ in range(200):
+                        for call, args in calls.items():
+                            result = error(call, *args)
+                            kind = result and result[0]
+                            seen.setdefault(call.__name__, set()).add(kind)
+                        repr(transport), transport.is_reading()
+                        transport.get_write_buffer_size()
+                    loop.call_soon_threadsafe(stop.set_result, None)
+
+                thread = threading.Thread(target=misuse)
+                thread.start()
+                while not stop.done():
+                    transport.write(b"y")
+                    loop.add_reader(watched, int)
+                    loop.remove_reader(watched)
+                    await asyncio.sleep(0)
+                thread.join(DEADLINE)
+                loop.remove_reader(watched)
+                loop.remove_writer(watched)
+
+    loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+    if FREE_THREADED:
+        assert all(kinds == {RuntimeError} for kinds in seen.values()), seen
 
 
 def test_wrong_thread_calls_do_not_crash(loop_factory):
