@@ -16,11 +16,14 @@ from support import (
     spin,
     tcp_pair,
     turns,
+    unix_path,
     until,
     wired,
 )
 
 variable = contextvars.ContextVar("variable", default="unset")
+
+UNIX_DATAGRAMS = socket.AF_UNIX, socket.SOCK_DGRAM
 
 
 def context_with(value):
@@ -254,30 +257,58 @@ async def test_tls_protocols():
     assert {value for _, value in near.seen + far.seen} == {"creation"}
 
 
-async def test_datagram_protocols():
+def noted(name):
+    def method(self, *args):
+        self.seen.append((name, variable.get()))
+        getattr(DatagramRecorder, name)(self, *args)
+
+    return method
+
+
+class ContextualDatagrams(DatagramRecorder):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    connection_made = noted("connection_made")
+    datagram_received = noted("datagram_received")
+    pause_writing = noted("pause_writing")
+    resume_writing = noted("resume_writing")
+    error_received = noted("error_received")
+    connection_lost = noted("connection_lost")
+
+
+async def test_datagram_protocols(loop_name):
     loop = asyncio.get_running_loop()
-    seen = []
-
-    class Contextual(DatagramRecorder):
-        def datagram_received(self, data, addr):
-            seen.append(variable.get())
-            super().datagram_received(data, addr)
-
-        def connection_lost(self, exc):
-            seen.append(variable.get())
-            super().connection_lost(exc)
-
     variable.set("creation")
-    transport, protocol = await loop.create_datagram_endpoint(
-        Contextual, local_addr=("127.0.0.1", 0)
-    )
-    variable.set("later")
-    transport.sendto(b"x", transport.get_extra_info("sockname"))
-    await protocol.until(lambda: protocol.received)
-    context = context_with("closer")
-    context.run(transport.abort)
-    await protocol.lost
-    assert seen[0] == "creation"
+    with unix_path() as path, socket.socket(*UNIX_DATAGRAMS) as peer:
+        peer.bind(path)
+        peer.setblocking(False)
+        transport, protocol = await loop.create_datagram_endpoint(
+            ContextualDatagrams, f"{path}2", path, family=socket.AF_UNIX
+        )
+        variable.set("sender")
+        transport.sendto(bytes(10_000_000))
+        await protocol.until(lambda: protocol.errors)
+        variable.set("later")
+        peer.sendto(b"x", f"{path}2")
+        await protocol.until(lambda: protocol.received)
+        transport.set_write_buffer_limits(10_000)
+        while "pause" not in protocol.calls:
+            transport.sendto(bytes(1000))
+        while "resume" not in protocol.calls:
+            drain(peer)
+            await turns(1)
+        context_with("closer").run(transport.abort)
+        await protocol.lost
+    seen = dict(protocol.seen)
+    assert len(seen) == 6
+    # Called by sendto() itself, as in asyncio.
+    assert seen.pop("error_received") == "sender"
+    if loop_name == "asyncio":  # those of whoever wrote and closed
+        del seen["pause_writing"], seen["resume_writing"]
+        del seen["connection_lost"]
+    assert set(seen.values()) == {"creation"}
 
 
 def test_child_processes(agree):

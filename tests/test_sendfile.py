@@ -74,6 +74,28 @@ async def test_sock_sendfile_fallback(offset, count):
         assert kind is asyncio.SendfileNotAvailableError
 
 
+async def test_sendfile_is_the_system_call(file, monkeypatch):
+    """Of a file on disk, as fallback=False demands."""
+    loop = asyncio.get_running_loop()
+    sent = []
+    sendfile = os.sendfile
+
+    def counted(*args):
+        sent.append(sendfile(*args))
+        return sent[-1]
+
+    monkeypatch.setattr(os, "sendfile", counted)
+    near, far = tcp_pair()
+    with near, far:
+        await loop.sock_sendfile(near, file, 10, 1000, fallback=False)
+        assert await read_all(far, 1000) == DATA[10:1010]
+    assert sent == [1000]
+    async with connected() as (near, far):
+        await loop.sendfile(near.transport, file, 10, 1000, fallback=False)
+        assert await far.receive(1000) == DATA[10:1010]
+    assert sent == [1000, 1000]
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
 async def test_sendfile_in_order_with_writes(file, kind):
     loop = asyncio.get_running_loop()
@@ -112,17 +134,17 @@ def small_pair():
 
 async def test_writes_during_sendfile_are_refused(file):
     loop = asyncio.get_running_loop()
-    async with wired(Recorder, tcp_pair()) as (protocol, peer):
+    async with wired(Recorder, small_pair()) as (protocol, peer):
         # Nobody reads, so it takes a while.
         sending = asyncio.ensure_future(
             loop.sendfile(protocol.transport, file)
         )
         await turns(5)
-        if not sending.done():
-            assert error(protocol.transport.write, b"x") == (
-                RuntimeError,
-                "unable to write; sendfile is in progress",
-            )
+        assert not sending.done()
+        for method, data in ("write", b"x"), ("writelines", [b"x"]):
+            kind, text = error(getattr(protocol.transport, method), data)
+            assert kind is RuntimeError
+            assert text.endswith("; sendfile is in progress")
         await asyncio.gather(sending, read_all(peer, SIZE))
         protocol.transport.write(b"x")
         assert await loop.sock_recv(peer, 1) == b"x"

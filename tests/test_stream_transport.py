@@ -1487,25 +1487,49 @@ async def test_repr():
         assert "closed" in repr(transport)
 
 
-async def test_resource_warning_when_dropped():
+@pytest.mark.parametrize("how", ["sock", "connected", "accepted"])
+async def test_resource_warning_when_dropped(how, loop_name):
+    """At once; asyncio's waits for the collector."""
     loop = asyncio.get_running_loop()
-    ours, theirs = socket.socketpair()
+    made = []
+
+    class Paused(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.pause_reading()
+            made.append(transport)
+
+    server = await loop.create_server(Paused, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    if how == "sock":
+        ours, theirs = socket.socketpair()
+        await loop.create_connection(Paused, sock=ours)
+        del ours
+    elif how == "connected":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await loop.create_connection(Paused, *listener.getsockname())
+            theirs, _ = listener.accept()
+    else:
+        theirs = socket.create_connection(address)
+        await until(lambda: made)
+    server.close()
+    await turns()
     with theirs:
-        transport, protocol = await loop.create_connection(
-            asyncio.Protocol, sock=ours
-        )
-        transport.pause_reading()
-        await turns()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            del transport, protocol, ours
-            gc.collect()
+        gc.disable()
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                del made[:]
+                if loop_name == "asyncio":
+                    gc.collect()
+        finally:
+            gc.enable()
         texts = [
             str(w.message) for w in caught if w.category is ResourceWarning
         ]
         # asyncio's socket has a warning of its own.
         assert 1 <= len(texts) <= 2
         assert sum(t.startswith("unclosed transport <") for t in texts) == 1
+        del caught  # the transport is in it
         theirs.setblocking(False)
         assert theirs.recv(1) == b""
 

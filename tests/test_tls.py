@@ -71,6 +71,22 @@ async def test_close_flushes():
         await near.lost
 
 
+@pytest.mark.parametrize("closing", [False, True])
+async def test_abort_of_a_stuck_connection(closing):
+    """At once, though the peer reads nothing."""
+    async with connected("tls") as (near, far):
+        far.transport.pause_reading()
+        near.transport.write(bytes(20_000_000))
+        await turns(5)
+        if closing:
+            near.transport.close()
+            await turns()
+        assert not near.lost.done()
+        near.transport.abort()
+        await turns(10)
+        assert near.lost.done()
+
+
 async def test_abort():
     async with connected("tls") as (near, far):
         near.transport.write(bytes(10_000_000))
@@ -120,6 +136,45 @@ async def test_quiet_after_the_end():
             transport.close()
             transport.abort()
             assert transport.is_closing()
+
+
+@asyncio_of_3_11_7
+@pytest.mark.parametrize("end", ["close", "abort", "reset", "eof"])
+def test_methods_after_the_end(agree, end):
+    """Nothing raises, whoever ended it."""
+
+    async def scenario(loop):
+        async with connected("tls") as (near, far):
+            transport = near.transport
+            if end in ("close", "abort"):
+                getattr(transport, end)()
+            elif end == "reset":
+                sock = far.transport.get_extra_info("socket")
+                linger = b"\1\0\0\0\0\0\0\0"
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                far.transport.abort()
+            else:
+                far.transport.close()
+            await near.lost
+            await turns()
+            seen = [
+                error(transport.write, b"x"),
+                error(transport.writelines, [b"x", b"y"]),
+                error(transport.pause_reading),
+                error(transport.resume_reading),
+                error(transport.set_write_buffer_limits, 10, 1),
+                error(transport.get_write_buffer_limits),
+                error(transport.get_write_buffer_size),
+                error(transport.get_extra_info, "peername"),
+                error(transport.get_protocol),
+                error(repr, transport),
+                transport.is_closing(),
+                error(transport.abort),
+            ]
+            await turns()
+        return seen
+
+    assert agree(scenario) == [None] * 10 + [True, None]
 
 
 async def test_abort_after_close_twice(pyloop_only):
@@ -302,6 +357,7 @@ async def test_close_does_not_go_on_downloading():
 
     class Flood(Recorder):
         paused = False
+        sent = 0
 
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -310,6 +366,7 @@ async def test_close_does_not_go_on_downloading():
         def more(self):
             if not self.paused and not self.lost.done():
                 self.transport.write(bytes(65536))
+                self.sent += 65536
                 loop.call_soon(self.more)
 
         def pause_writing(self):
@@ -321,12 +378,17 @@ async def test_close_does_not_go_on_downloading():
 
     async with connected("tls", Recorder, Flood) as (near, far):
         await near.receive(1_000_000)
-        before = len(near.received)
+        before, sent = len(near.received), far.sent
+        began = loop.time()
         near.transport.close()
         await near.lost
+        # asyncio's patience with a peer that does not answer is 30 s.
+        assert loop.time() - began < 15
         # What was in the BIO at the close at most.
         assert len(near.received) - before <= 1 << 20
         await far.lost
+        # What fits into the sockets' buffers at most.
+        assert far.sent - sent <= 32 << 20
 
 
 @pytest.mark.parametrize("leaving", ["close", "reset", "half"])
@@ -731,10 +793,8 @@ async def test_error_in_data_received():
     assert len(calls) == 1
 
 
-async def test_shutdown_timeout():
+def test_shutdown_timeout(agree):
     """A peer that never answers close_notify holds nothing up."""
-    loop = asyncio.get_running_loop()
-    held = []
 
     class Stuck(Recorder):
         def connection_made(self, transport):
@@ -742,20 +802,30 @@ async def test_shutdown_timeout():
             transport.pause_reading()
             held.append(self)
 
-    handler_calls(loop)
-    server = await loop.create_server(Stuck, "127.0.0.1", 0, ssl=server_tls())
-    transport, protocol = await loop.create_connection(
-        Recorder,
-        *server.sockets[0].getsockname(),
-        ssl=client_tls(),
-        server_hostname="localhost",
-        ssl_shutdown_timeout=0.05,
-    )
-    await until(lambda: held)
-    # What the peer does not read keeps close_notify from leaving.
-    transport.write(bytes(20_000_000))
-    transport.close()
-    await asyncio.wait_for(protocol.lost, DEADLINE)
-    held[0].transport.abort()
-    await held[0].lost
-    await shut(server)
+    held = []
+
+    async def scenario(loop):
+        del held[:]
+        calls = handler_calls(loop)
+        server = await loop.create_server(
+            Stuck, "127.0.0.1", 0, ssl=server_tls()
+        )
+        transport, protocol = await loop.create_connection(
+            Recorder,
+            *server.sockets[0].getsockname(),
+            ssl=client_tls(),
+            server_hostname="localhost",
+            ssl_shutdown_timeout=0.05,
+        )
+        await until(lambda: held)
+        # What the peer does not read keeps close_notify from leaving.
+        transport.write(bytes(20_000_000))
+        transport.close()
+        exc = await asyncio.wait_for(protocol.lost, DEADLINE)
+        held[0].transport.abort()
+        await held[0].lost
+        await shut(server)
+        told = [(call["message"], repr(call["exception"])) for call in calls]
+        return repr(exc), told
+
+    assert agree(scenario)[0] == "TimeoutError('SSL shutdown timed out')"
