@@ -314,9 +314,54 @@ def test_second_transport_on_one_pipe(agree):
     agree(scenario)
 
 
+def test_two_transports_on_one_descriptor(agree):
+    """The second has what comes, and takes the watch with it."""
+
+    async def scenario(loop):
+        read, write = os.pipe()
+        file = os.fdopen(read, "rb", 0)
+        again = os.fdopen(read, "rb", 0, closefd=False)
+        with os.fdopen(write, "wb", 0) as out:
+            first, protocol = await loop.connect_read_pipe(Reader, file)
+            second, reader = await loop.connect_read_pipe(Reader, again)
+            out.write(b"x")
+            await reader.until(lambda: reader.received)
+            second.close()
+            await reader.lost
+            out.write(b"y")
+            await turns(10)
+            seen = bytes(protocol.received), bytes(reader.received)
+            first.close()
+            await protocol.lost
+        return seen
+
+    assert agree(scenario) == (b"", b"x")
+
+
+def test_terminal_behind_a_pipe_transport(agree):
+    """It cannot block meanwhile, and is left so."""
+
+    async def scenario(loop):
+        master, slave = os.openpty()
+        file = os.fdopen(slave, "rb", 0)
+        transport, protocol = await loop.connect_read_pipe(Reader, file)
+        copy = os.dup(slave)
+        seen = [os.get_blocking(copy)]
+        os.write(master, b"a line\n")
+        await protocol.until(lambda: protocol.received)
+        transport.close()
+        await protocol.lost
+        seen += [bytes(protocol.received), os.get_blocking(copy)]
+        os.close(copy)
+        os.close(master)
+        return seen
+
+    assert agree(scenario) == [False, b"a line\n", False]
+
+
 def test_stdin_is_left_as_it_was_found(loop_name):
-    """A terminal shared with others stays blocking once its transport is
-    closed; add_reader() never touches it."""
+    """A terminal shared with others stays blocking: add_reader() never
+    touches it."""
     from support import run_script
 
     run_script(

@@ -12,6 +12,7 @@ from support import (
     fill,
     handler_calls,
     spin,
+    turns,
     until,
     wired,
 )
@@ -291,6 +292,37 @@ def test_reused_descriptor_that_was_never_removed(loop):
         settle(loop)
         assert "new" in seen
         loop.remove_reader(number)
+
+
+@pytest.mark.parametrize("use", ["transport", "sock_recv"])
+async def test_reused_number_watched_without_removal(use, pyloop_only):
+    """Whatever is done with the new socket first; asyncio waits for ever."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    number = near.fileno()
+    loop.add_reader(near, pytest.fail, "of the closed socket")
+    await turns()
+    near.close()
+    far.close()
+    near, far = socket.socketpair()
+    sock, peer = (near, far) if near.fileno() == number else (far, near)
+    assert sock.fileno() == number
+    sock.setblocking(False)
+    with sock, peer:
+        peer.send(b"x")
+        if use == "sock_recv":
+            assert await loop.sock_recv(sock, 10) == b"x"
+            receiving = asyncio.ensure_future(loop.sock_recv(sock, 10))
+            await turns()
+            peer.send(b"y")
+            assert await receiving == b"y"
+        else:
+            transport, protocol = await loop.create_connection(
+                Recorder, sock=sock
+            )
+            assert await protocol.receive(1) == b"x"
+            transport.abort()
+            await protocol.lost
 
 
 def test_dup_after_close_of_the_original(loop, pair):

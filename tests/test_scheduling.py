@@ -2,9 +2,11 @@ import asyncio
 import contextvars
 import functools
 import gc
+import inspect
 import socket
 import sys
 import time
+import warnings
 import weakref
 
 import pytest
@@ -236,19 +238,26 @@ def test_nested_run_forever(loop, loop_factory, loop_name):
     ]
 
 
-def test_nested_run_until_complete_of_a_coroutine(loop):
+def test_nested_run_until_complete_of_a_coroutine(agree):
     """The loop refuses before it makes a task of the coroutine."""
 
     async def inner():
         pass
 
-    async def main():
+    async def scenario(loop):
         coroutine = inner()
-        with pytest.raises(RuntimeError, match="already running"):
-            loop.run_until_complete(coroutine)
-        coroutine.close()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            refused = error(loop.run_until_complete, coroutine)
+            state = inspect.getcoroutinestate(coroutine)
+            del coroutine
+            gc.collect()
+        return refused, state, [str(w.message) for w in caught]
 
-    loop.run_until_complete(main())
+    refused, state, words = agree(scenario)
+    assert refused == (RuntimeError, "This event loop is already running")
+    assert state == inspect.CORO_CREATED
+    assert len(words) == 1 and words[0].endswith("was never awaited")
 
 
 @pytest.mark.parametrize("debug", [False, True])

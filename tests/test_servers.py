@@ -725,8 +725,15 @@ def test_unix_path_is_removed_or_stays(agree):
     agree(scenario)
 
 
-@since_313
-@pytest.mark.parametrize("cleanup", [True, False])
+@pytest.mark.parametrize(
+    "cleanup",
+    [
+        pytest.param({"cleanup_socket": True}, marks=since_313),
+        pytest.param({"cleanup_socket": False}, marks=since_313),
+        {},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("given", [True, False])
 def test_unix_cleanup_socket(agree, cleanup, given):
     async def scenario(loop):
@@ -735,16 +742,16 @@ def test_unix_cleanup_socket(agree, cleanup, given):
                 sock = socket.socket(socket.AF_UNIX)
                 sock.bind(path)
                 server = await loop.create_unix_server(
-                    Echo, sock=sock, cleanup_socket=cleanup
+                    Echo, sock=sock, **cleanup
                 )
             else:
-                server = await loop.create_unix_server(
-                    Echo, path, cleanup_socket=cleanup
-                )
+                server = await loop.create_unix_server(Echo, path, **cleanup)
             await shut(server)
             return os.path.exists(path)
 
-    assert agree(scenario) is not cleanup
+    left = agree(scenario)
+    if cleanup:
+        assert left is not cleanup["cleanup_socket"]
 
 
 @since_313

@@ -418,6 +418,56 @@ async def test_connecting_socket_closed_while_waited_on():
             connecting.exception()
 
 
+def test_pending_connect_and_callbacks_on_its_descriptor(agree):
+    """A reader does not disturb it; a writer takes its place, and whoever
+    gives up leaves the other's alone."""
+
+    async def scenario(loop):
+        seen = []
+        for add in loop.add_reader, loop.add_writer:
+            with silent_listener() as listener, socket.socket() as sock:
+                sock.setblocking(False)
+                connecting = task(
+                    loop.sock_connect(sock, listener.getsockname())
+                )
+                await turns()
+                add(sock, int)
+                await turns()
+                seen.append(connecting.done())
+                connecting.cancel()
+                await asyncio.wait([connecting])
+                seen.append(connecting.cancelled())
+                seen.append(loop.remove_reader(sock))
+                seen.append(loop.remove_writer(sock))
+        return seen
+
+    assert agree(scenario) == [
+        *(False, True, True, False),
+        *(False, True, False, True),
+    ]
+
+
+async def test_pending_connect_completes_beside_a_reader():
+    loop = asyncio.get_running_loop()
+    accepted = []
+    with silent_listener() as listener, socket.socket() as sock:
+        sock.setblocking(False)
+        listener.setblocking(False)
+        connecting = task(loop.sock_connect(sock, listener.getsockname()))
+        await turns()
+        loop.add_reader(sock, int)
+        await turns()
+        assert not connecting.done()
+        # The queue is let go of, and the kernel asks again.
+        loop.add_reader(listener, lambda: accepted.append(listener.accept()))
+        await asyncio.wait_for(connecting, DEADLINE)
+        loop.remove_reader(listener)
+        assert loop.remove_reader(sock)
+        assert not loop.remove_writer(sock)
+    for conn, _ in accepted:
+        conn.close()
+
+
 async def test_connect_racing_with_add_reader():
     """Another task watches the same descriptor."""
     loop = asyncio.get_running_loop()

@@ -301,6 +301,33 @@ async def test_preexec_fn():
         await start("true", preexec_fn=lambda: 1 / 0)
 
 
+def test_no_fork_hook_runs(loop_name):
+    """But with preexec_fn, which Python code runs."""
+    done = run_script(
+        loop_name,
+        """
+        seen = []
+        os.register_at_fork(
+            before=lambda: seen.append("before"),
+            after_in_parent=lambda: seen.append("after"),
+            after_in_child=lambda: os.write(1, b"in the child\\n"),
+        )
+        async def main(**kwargs):
+            child = await asyncio.create_subprocess_exec("true", **kwargs)
+            assert await child.wait() == 0
+            say(seen)
+        run(main())
+        run(main(preexec_fn=int))
+        """,
+        warnings="ignore",
+    )
+    assert done.stdout.splitlines() == [
+        "[]",
+        "in the child",
+        "['before', 'after']",
+    ]
+
+
 async def test_pass_fds_and_close_fds():
     read, write = os.pipe()
     os.set_inheritable(write, True)
@@ -308,12 +335,11 @@ async def test_pass_fds_and_close_fds():
         "sh", "-c", f"echo x > /dev/fd/{write}", stderr=subprocess.DEVNULL
     )
     assert await child.wait() != 0
-    child = await start(
-        "sh", "-c", f"echo x > /dev/fd/{write}", pass_fds=[write]
-    )
-    assert await child.wait() == 0
+    for kwargs in {"pass_fds": [write]}, {"close_fds": False}:
+        child = await start("sh", "-c", f"echo x > /dev/fd/{write}", **kwargs)
+        assert await child.wait() == 0
     os.close(write)
-    assert os.read(read, 10) == b"x\n"
+    assert os.read(read, 10) == b"x\nx\n"
     os.close(read)
 
 
