@@ -64,8 +64,8 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
     return (PyObject *)self;
 }
 
-/* A handle in the ring or the inbox that is ours alone is not tracked: stand
-   in for it. */
+/* A handle in the ring, the inbox or the heap that is ours alone may not be
+   tracked: stand in for it. */
 static int
 visit_waiting(PlHandle *handle, visitproc visit, void *arg)
 {
@@ -161,7 +161,11 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
         }
     }
     for (size_t i = 0; i < self->timers.count; i++) {
-        Py_VISIT((PyObject *)self->timers.entries[i].item);
+        int status = visit_waiting(self->timers.entries[i].item, visit, arg);
+
+        if (status != 0) {
+            return status;
+        }
     }
     for (size_t i = 0; i < self->written_count; i++) {
         Py_VISIT((PyObject *)self->written[i]);
@@ -231,7 +235,7 @@ loop_clear(PlLoop *self)
         PlHandle *handle = self->timers.entries[--self->timers.count].item;
 
         pl_handle_unset(handle, PL_IN_HEAP);
-        Py_DECREF(handle);
+        pl_handle_drop(handle);
     }
     pl_counter_set(&self->timers_cancelled, 0);
     while (self->written_count > 0) {

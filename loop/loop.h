@@ -68,6 +68,7 @@ struct PlLoop {
                                    pyloop_work * with bit 1 */
     pl_link *taken;             /* from the inbox, not yet in the ring */
     pl_heap timers;             /* PlHandle * of TimerHandle */
+    bool timers_untracked;      /* some of them, by the collector: sched.c */
     PyObject *task_factory;     /* asyncio's _task_factory */
     PyObject *thread_id;        /* int while running, else NULL */
     atomic_ulong thread;        /* the same in C; 0 while not running; other
@@ -87,6 +88,7 @@ struct PlLoop {
     PyObject *spare_bytes;      /* as long, to be read into: stream_read.c */
     int64_t polled_ns;          /* clock at the end of the last poll */
     int64_t looked_ns;          /* … when it was last looked at: run.c */
+    int64_t trimmed_ns;         /* … when free_handles last gave some back */
     PyObject *pristine;         /* contexts to share, or NULL: context.h */
     PyObject *scratch;          /* … and to run in */
     PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */

@@ -423,6 +423,12 @@ loop_add_callback(PlLoop *self, PyObject *handle)
 
 /* -- timers ------------------------------------------------------------ */
 
+/* Timers of a running loop are reachable, so the collector need not know them:
+   CPython 3.14 counts whom it tracks, and 5,000 timers set off four
+   collections.  When the loop stops running they are tracked, one by one; with
+   more than this in the heap no more are left for that. */
+#define UNTRACKED_TIMERS 8192
+
 /* On a free-threaded build no lock guards the heap of a loop that runs. */
 static bool
 runs_elsewhere(PlLoop *self)
@@ -513,8 +519,14 @@ schedule(PlLoop *self, double when, const call_args *call)
         return NULL;
     }
     ((PlHandleX *)handle)->when = when;
-    PyObject_GC_Track(handle);
-
+    if (!runs_elsewhere(self) && self->in_turn &&
+        self->timers.count < UNTRACKED_TIMERS)
+    {
+        self->timers_untracked = true;
+    }
+    else {
+        PyObject_GC_Track(handle);
+    }
     int status = push_timer(self, handle);
 
     if (status > 0) {
@@ -646,11 +658,11 @@ pl_loop_timer_cancelled(PlLoop *self, PyObject *handle)
     Py_END_CRITICAL_SECTION();
     if (single != NULL) {
         pl_handle_unset((PlHandle *)single, PL_IN_HEAP);
-        Py_DECREF(single);
+        pl_handle_drop((PlHandle *)single);
     }
     for (size_t i = 0; i < count; i++) {
         pl_handle_unset((PlHandle *)dropped[i], PL_IN_HEAP);
-        Py_DECREF(dropped[i]);
+        pl_handle_drop((PlHandle *)dropped[i]);
     }
     free(dropped);
 }

@@ -271,8 +271,13 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
             return NULL;
         }
     }
-    else if (watch->file == NULL) {
-        watch->file = Py_NewRef(args[0]);
+    else {
+        if (watch->file == NULL) {
+            watch->file = Py_NewRef(args[0]);
+        }
+        /* What was watched may be closed, and the number another's: have the
+           kernel look again. */
+        slot->events |= PL_PARKED;
     }
     int err =
         pl_core_watch(self->core, fd, PL_SLOT_CALLBACKS, watch,

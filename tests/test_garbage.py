@@ -7,6 +7,7 @@ import sys
 import warnings
 import weakref
 
+import pytest
 from support import (
     Recorder,
     child_env,
@@ -397,3 +398,82 @@ def test_dropped_loop_does_not_close_a_number_twice(loop_factory):
         collect()
     for fd in others:
         os.close(fd)  # fails if somebody else has
+
+
+class Holder:
+    """In a cycle with a timer, by the handle that it keeps."""
+
+    def __init__(self, loop, delay):
+        self.loop = loop
+        self.handle = loop.call_later(delay, self.fire)
+
+    def fire(self):
+        pass
+
+
+@pytest.mark.parametrize("end", ["fired", "cancelled", "swept"])
+def test_kept_handles_of_timers_that_are_over(loop, end):
+    """They were scheduled, and came to their end, while the loop ran."""
+
+    async def main():
+        holders = [
+            Holder(loop, 0 if end == "fired" else 1000 + n % 7)
+            for n in range(200)
+        ]
+        gone = [weakref.ref(holder) for holder in holders]
+        if end != "fired":
+            for holder in holders[: 1 if end == "cancelled" else None]:
+                holder.handle.cancel()
+        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        if end == "cancelled":
+            del gone[1:]
+        holders.clear()
+        holder = None
+        collect()
+        return [ref() for ref in gone]
+
+    assert not any(loop.run_until_complete(main()))
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize("count", [1, 100, 10_000])
+def test_timers_of_a_loop_that_was_dropped_open(loop_factory, count, cancel):
+    """The loop, its timers and who keeps their handles are one cycle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loop = loop_factory()
+
+        async def main():
+            holders = [Holder(loop, 1000 + n) for n in range(count)]
+            for holder in holders if cancel else ():
+                holder.handle.cancel()
+            return holders
+
+        holders = loop.run_until_complete(main())
+        loop.holders = holders
+        gone = weakref.ref(holders[0]), weakref.ref(holders[-1])
+        del loop, holders, main
+        collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_timers_do_not_set_off_the_collector(loop, pyloop_only):
+    """Those that are pending in a running loop are not its business."""
+
+    async def main():
+        await asyncio.sleep(0)
+        for _ in range(2):
+            gc.collect()
+            before = gc.get_count()[0]
+            for _ in range(1000):
+                loop.call_later(0, int)
+            after = gc.get_count()[0]
+            await asyncio.sleep(0.001)
+        return after - before
+
+    gc.disable()
+    try:
+        assert loop.run_until_complete(main()) < 100
+    finally:
+        gc.enable()

@@ -294,7 +294,7 @@ def test_reused_descriptor_that_was_never_removed(loop):
         loop.remove_reader(number)
 
 
-@pytest.mark.parametrize("use", ["transport", "sock_recv"])
+@pytest.mark.parametrize("use", ["add_reader", "transport", "sock_recv"])
 async def test_reused_number_watched_without_removal(use, pyloop_only):
     """Whatever is done with the new socket first; asyncio waits for ever."""
     loop = asyncio.get_running_loop()
@@ -310,7 +310,12 @@ async def test_reused_number_watched_without_removal(use, pyloop_only):
     sock.setblocking(False)
     with sock, peer:
         peer.send(b"x")
-        if use == "sock_recv":
+        if use == "add_reader":
+            readable = asyncio.Event()
+            loop.add_reader(sock, readable.set)
+            await readable.wait()
+            loop.remove_reader(sock)
+        elif use == "sock_recv":
             assert await loop.sock_recv(sock, 10) == b"x"
             receiving = asyncio.ensure_future(loop.sock_recv(sock, 10))
             await turns()
