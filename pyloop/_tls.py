@@ -51,7 +51,7 @@ class SSLProtocol(sslproto.SSLProtocol):
 
     def _control_app_writing(self):
         size = self._get_write_buffer_size()
-        if (
+        if self._app_protocol is not None and (
             size <= self._outgoing_low_water
             if self._app_writing_paused
             else size >= self._outgoing_high_water

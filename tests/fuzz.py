@@ -91,6 +91,9 @@ class World:
         if debug:
             self.loop.set_debug(True)
             self.loop.slow_callback_duration = 1000
+        if not self.oracle and seed % 2:
+            with contextlib.suppress(OSError):
+                self.loop.io_uring = True
         self.verbose = verbose
         self.history = []
         self.ends = []
@@ -506,7 +509,8 @@ class End:
             repr(transport)
         elif choice == 1:
             sock = transport.get_extra_info("socket")
-            sock.fileno()
+            if sock is not None:  # TLS has none after its end
+                sock.fileno()
         elif choice == 2:
             transport.get_extra_info("peername")
             transport.get_extra_info("sockname")

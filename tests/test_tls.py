@@ -203,6 +203,7 @@ async def test_quiet_after_close_twice(pyloop_only):
             transport.pause_reading()
             transport.resume_reading()
             transport.set_write_buffer_limits(10, 1)
+            transport.set_write_buffer_limits(0)
             seen = (
                 transport.get_write_buffer_size(),
                 transport.is_reading(),
