@@ -248,9 +248,12 @@ ensure_sock(PlStream *self)
         PyObject *done = PyObject_CallMethod(sock, "setblocking", "i", 0);
 
         if (done == NULL) {
-            return NULL;
+            if (self->fd >= 0 || !PyErr_ExceptionMatches(PyExc_OSError)) {
+                return NULL;
+            }
+            PyErr_Clear(); /* the end came meanwhile, and closed it */
         }
-        Py_DECREF(done);
+        Py_XDECREF(done);
     }
     return self->sock;
 }
