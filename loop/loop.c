@@ -645,7 +645,8 @@ loop_get_busy_poll(PlLoop *self, void *Py_UNUSED(closure))
     return PyFloat_FromDouble((double)limit * 1e-9);
 }
 
-/* For what only the thread that runs the loop may set. */
+/* For what only the thread that runs the loop may set.  Under the loop's
+   critical section, in which a thread also takes the loop. */
 static int
 check_owner(PlLoop *self, const char *name)
 {
@@ -676,13 +677,15 @@ loop_set_busy_poll(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
                         "busy_poll is a number of seconds, 0 to 0.001");
         return -1;
     }
-    if (check_owner(self, "busy_poll") < 0) {
-        return -1;
-    }
+    int status;
+
     Py_BEGIN_CRITICAL_SECTION(self);
-    pl_core_set_doze(self->core, (int64_t)llround(seconds * 1e9));
+    status = check_owner(self, "busy_poll");
+    if (status == 0) {
+        pl_core_set_doze(self->core, (int64_t)llround(seconds * 1e9));
+    }
     Py_END_CRITICAL_SECTION();
-    return 0;
+    return status;
 }
 
 static PyObject *
@@ -696,15 +699,18 @@ loop_set_io_uring(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
 {
     int wanted = value == NULL ? 0 : PyObject_IsTrue(value);
     pl_core *core = self->core;
-    int err = 0;
+    int status, err = 0;
 
-    if (wanted < 0 || pl_loop_check_closed(self) < 0 ||
-        check_owner(self, "io_uring") < 0)
-    {
+    if (wanted < 0) {
         return -1;
     }
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (wanted && core->uring == NULL) {
+    status =
+        pl_loop_check_closed(self) < 0 ? -1 : check_owner(self, "io_uring");
+    if (status < 0) {
+        /* neither */
+    }
+    else if (wanted && core->uring == NULL) {
         core->uring = pl_uring_new(&err);
     }
     else if (!wanted && core->uring != NULL) {
@@ -716,7 +722,7 @@ loop_set_io_uring(PlLoop *self, PyObject *value, void *Py_UNUSED(closure))
         pl_raise_errno(err);
         return -1;
     }
-    return 0;
+    return status;
 }
 
 static PyGetSetDef loop_getset[] = {

@@ -56,28 +56,43 @@ drop_cancelled(PlLoop *self)
     }
 }
 
-/* How long the poll may block, in ns; < 0 for ever.  -2 and an exception
-   set when time() fails. */
-static int64_t
-poll_timeout(PlLoop *self)
+/* How long the poll may block, in seconds; < 0 for ever.  0, or -1 with an
+   exception when time() fails. */
+static int
+poll_timeout(PlLoop *self, double *seconds)
 {
     int64_t now_ns = look(self);
 
     drop_cancelled(self);
     if (self->timers.count == 0) {
-        return -1;
+        *seconds = -1.0;
+        return 0;
     }
     double now = self->own_time ? pl_loop_time(self) : (double)now_ns * 1e-9;
 
     if (now == -1.0 && PyErr_Occurred()) {
-        return -2;
+        return -1;
     }
     double wait = self->timers.entries[0].when - now;
 
-    if (!(wait > 0.0)) {
-        return 0;
+    *seconds = !(wait > 0.0) ? 0.0 : wait < MAX_WAIT_S ? wait : MAX_WAIT_S;
+    return 0;
+}
+
+/* Rounded up, or a timer would find itself early and wait again. */
+static int64_t
+as_ns(double seconds)
+{
+    return seconds < 0.0 ? -1 : (int64_t)ceil(fmin(seconds, MAX_WAIT_S) * 1e9);
+}
+
+static void
+trim_freelist(PlLoop *self, int64_t now_ns)
+{
+    if (now_ns - self->trimmed_ns >= TRIM_EVERY_NS) {
+        self->trimmed_ns = now_ns;
+        pl_handle_freelist_trim(self, PL_FREELIST_IDLE, TRIM_PER_SLEEP);
     }
-    return (int64_t)ceil((wait < MAX_WAIT_S ? wait : MAX_WAIT_S) * 1e9);
 }
 
 /* All of them, whatever happens: what is reported once is not reported
@@ -155,10 +170,7 @@ poll_core(PlLoop *self, int64_t timeout)
     else {
         int64_t start = self->looked_ns;
 
-        if (start - self->trimmed_ns >= TRIM_EVERY_NS) {
-            self->trimmed_ns = start;
-            pl_handle_freelist_trim(self, PL_FREELIST_IDLE, TRIM_PER_SLEEP);
-        }
+        trim_freelist(self, start);
         Py_BEGIN_ALLOW_THREADS
         /* looked_ns is set before it waits for a GIL */
         n = pl_core_wait(core, timeout, &self->looked_ns);
@@ -192,19 +204,21 @@ poll_core(PlLoop *self, int64_t timeout)
    one waits, and the core is looked at when it returns.  (It may have called
    ours in its turn: loop_poll.) */
 static int
-poll_outside(PlLoop *self, int64_t timeout)
+poll_outside(PlLoop *self, double wait)
 {
     pl_core *core = self->core;
     int64_t start = look(self);
 
-    if (timeout != 0 &&
+    if (wait != 0.0 &&
         (!pl_inbox_sleep(&core->inbox) || pl_ring_count(&self->ready) > 0))
     {
-        timeout = 0;
+        wait = 0.0;
     }
-    PyObject *seconds = timeout < 0
-                            ? Py_NewRef(Py_None)
-                            : PyFloat_FromDouble((double)timeout * 1e-9);
+    if (wait != 0.0) {
+        trim_freelist(self, start);
+    }
+    PyObject *seconds =
+        wait < 0.0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(wait);
     PyObject *done =
         seconds == NULL
             ? NULL
@@ -217,7 +231,7 @@ poll_outside(PlLoop *self, int64_t timeout)
         return -1;
     }
     Py_DECREF(done);
-    if (timeout != 0) {
+    if (wait != 0.0) {
         self->looked_ns = pl_now_ns();
         pl_counter_add(&self->counters.idle_ns,
                        (uint64_t)(self->looked_ns - start));
@@ -229,7 +243,7 @@ poll_outside(PlLoop *self, int64_t timeout)
 static int
 poll_step(PlLoop *self, bool first)
 {
-    int64_t timeout = 0;
+    double wait = 0.0;
 
     if (pl_inbox_pending(&self->core->inbox)) {
         pl_loop_drain_inbox(self);
@@ -243,13 +257,12 @@ poll_step(PlLoop *self, bool first)
     }
     else {
         pl_context_rest(self);
-        timeout = poll_timeout(self);
-        if (timeout == -2) {
+        if (poll_timeout(self, &wait) < 0) {
             return -1;
         }
     }
-    if ((self->outside ? poll_outside(self, timeout)
-                       : poll_core(self, timeout)) < 0)
+    if ((self->outside ? poll_outside(self, wait)
+                       : poll_core(self, as_ns(wait))) < 0)
     {
         return -1;
     }
@@ -668,26 +681,30 @@ loop_run(PlLoop *self, PyObject *Py_UNUSED(unused))
     return run_turns(self, false) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* select(seconds) of the selector that stands for the core: None for ever. */
+/* select(seconds) of the selector that stands for the core, None for ever: has
+   something come? */
 PyObject *
 loop_poll(PlLoop *self, PyObject *seconds)
 {
-    int64_t timeout = -1;
+    double wait = seconds == Py_None ? -1.0 : PyFloat_AsDouble(seconds);
 
-    if (pl_loop_check_closed(self) < 0 || pl_loop_check_thread(self) < 0) {
+    if (PyErr_Occurred() || pl_loop_check_closed(self) < 0) {
         return NULL;
     }
-    if (seconds != Py_None) {
-        double most = PyFloat_AsDouble(seconds);
-
-        if (most == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
-        timeout = most > 0.0 ? (int64_t)ceil(fmin(most, MAX_WAIT_S) * 1e9) : 0;
+    if (atomic_load(&self->thread) != 0 && !is_ours(self)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "Non-thread-safe operation invoked on an event loop "
+                        "other than the current one");
+        return NULL;
+    }
+    if (seconds != Py_None && !(wait > 0.0)) {
+        wait = 0.0;
     }
     pl_inbox_wake(&self->core->inbox);
     (void)look(self);
-    return poll_core(self, timeout) < 0 ? NULL : Py_NewRef(Py_None);
+    return poll_core(self, as_ns(wait)) < 0
+               ? NULL
+               : PyBool_FromLong(pl_ring_count(&self->ready) > 0);
 }
 
 PyObject *

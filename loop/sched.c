@@ -460,6 +460,12 @@ push_timer(PlLoop *self, PlHandle *handle)
     else {
         Py_INCREF(handle);
         (void)pl_handle_set(handle, PL_IN_HEAP);
+        if (self->in_turn && self->timers.count <= UNTRACKED_TIMERS) {
+            self->timers_untracked = true;
+        }
+        else if (!PyObject_GC_IsTracked((PyObject *)handle)) {
+            PyObject_GC_Track(handle);
+        }
     }
     Py_END_CRITICAL_SECTION();
     return status;
@@ -519,17 +525,11 @@ schedule(PlLoop *self, double when, const call_args *call)
         return NULL;
     }
     ((PlHandleX *)handle)->when = when;
-    if (!runs_elsewhere(self) && self->in_turn &&
-        self->timers.count < UNTRACKED_TIMERS)
-    {
-        self->timers_untracked = true;
-    }
-    else {
-        PyObject_GC_Track(handle);
-    }
+
     int status = push_timer(self, handle);
 
     if (status > 0) {
+        PyObject_GC_Track(handle);
         status = post_timer(self, handle);
     }
     if (status < 0) {

@@ -180,17 +180,14 @@ queue_send(PlStream *self, bool all)
         }
         size_t count = queue_vector(self, iov, IOV_BATCH, &total);
 
-        if (count == 1) {
-            n = send(self->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL);
-        }
-        else {
-            struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
+        struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 
-            n = sendmsg(self->fd, &message, MSG_NOSIGNAL);
-        }
-        int status = n < 0 && errno == EINTR
-                         ? 1
-                         : queue_sent(self, n < 0 ? -errno : n, total);
+        do {
+            n = count == 1 ? send(self->fd, iov[0].iov_base, iov[0].iov_len,
+                                  MSG_NOSIGNAL)
+                           : sendmsg(self->fd, &message, MSG_NOSIGNAL);
+        } while (n < 0 && errno == EINTR);
+        int status = queue_sent(self, n < 0 ? -errno : n, total);
 
         if (status <= 0) {
             return status;

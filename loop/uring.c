@@ -23,6 +23,7 @@
 
 struct pl_uring {
     int fd;
+    pid_t pid;    /* whose it is: a child of fork shares the memory */
 
     /* The kernel's two rings and the entries, shared with it. */
     void *rings;
@@ -124,6 +125,7 @@ pl_uring_new(int *err)
         return NULL;
     }
     self->rings = self->entries = MAP_FAILED;
+    self->pid = getpid();
     memset(&params, 0, sizeof(params));
     self->fd = ring_setup(PL_URING_BATCH, &params);
     if (self->fd < 0) {
@@ -219,6 +221,9 @@ pl_uring_send(pl_uring *self, int n)
 
     for (int i = 0; i < n; i++) {
         fill(self, tail + (unsigned)i, i);
+    }
+    if (self->pid != getpid()) {
+        return -1;
     }
     __atomic_store_n(self->tail, tail + (unsigned)n, __ATOMIC_RELEASE);
     do {

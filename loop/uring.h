@@ -40,7 +40,7 @@ pl_send *pl_uring_batch(pl_uring *uring);
 
 /* Sends the first n of the batch.  Those that the kernel would not take have
    -EAGAIN: they are to be sent in the ordinary way.  -1 when it refuses to go
-   on; the uring is then to be freed. */
+   on, or this is a child of fork; the uring is then to be freed. */
 int pl_uring_send(pl_uring *uring, int n);
 
 #endif

@@ -8,15 +8,8 @@ the time in its tests, say), is waited with: by Python, each turn.
 import collections
 import selectors
 
-
-class Key:
-    """What get_key() tells."""
-
-    __slots__ = ("fd", "events")
-
-    def __init__(self, fd, events):
-        self.fd = fd
-        self.events = events
+# For who looks whether select() has anything; asyncio passes it over.
+SOMETHING = selectors.SelectorKey(-1, -1, selectors.EVENT_READ, (None, None))
 
 
 class CoreSelector:
@@ -27,28 +20,31 @@ class CoreSelector:
 
     def __setattr__(self, name, value):
         super().__setattr__(name, value)
-        if name == "select":
-            self._loop._waits_outside = True
+        self._changed(name)
 
     def __delattr__(self, name):
         super().__delattr__(name)
-        if name == "select" and self._loop._selector is self:
-            self._loop._waits_outside = False
+        self._changed(name)
+
+    def _changed(self, name):
+        loop = self._loop
+        if name == "select" and loop is not None and loop._selector is self:
+            loop._waits_outside = waits_outside(self)
 
     def select(self, timeout=None):
         """Wait for events of the core, for at most timeout seconds.
 
-        They are dispatched by the core, hence none are returned.
+        They are dispatched by the core; what is returned only says whether
+        there is something to do.
         """
-        self._loop._poll(timeout)
-        return []
+        return [(SOMETHING, 0)] if self._loop._poll(timeout) else []
 
     def get_key(self, file):
         fd = file if isinstance(file, int) else file.fileno()
         mask = self._loop._watched(fd)
         if not mask:
             raise KeyError(f"{file!r} is not registered")
-        return Key(fd, mask)
+        return selectors.SelectorKey(file, fd, mask, None)
 
     def get_map(self):
         return {}
@@ -57,9 +53,14 @@ class CoreSelector:
         self._loop = None
 
 
-def follow_core(selector, fd):
-    """Have a selector of the program return for what the core waits for."""
-    selector.register(fd, selectors.EVENT_READ, (None, None))
+def waits_outside(selector):
+    """Is it to be asked by Python, and not the core at once?"""
+    if type(selector) is not CoreSelector:
+        return selector is not None
+    own = vars(selector).get("select")
+    return own is not None and (
+        getattr(own, "__func__", None) is not CoreSelector.select
+    )
 
 
 class Adopted:

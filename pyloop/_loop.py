@@ -6,6 +6,7 @@ what runs once per loop, per server or per outgoing connection.
 """
 
 import os
+import selectors
 import signal
 import socket
 import sys
@@ -117,7 +118,10 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         )
         if selector is not None:
             try:
-                _facade.follow_core(selector, self._poller_fileno())
+                # It returns when the core has something to do.
+                selector.register(
+                    self._poller_fileno(), selectors.EVENT_READ, (None, None)
+                )
             except BaseException:
                 self.close()
                 raise
@@ -179,9 +183,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
     @_selector.setter
     def _selector(self, selector):
         self._chosen_selector = selector
-        self._waits_outside = not (
-            selector is None or type(selector) is _facade.CoreSelector
-        )
+        self._waits_outside = _facade.waits_outside(selector)
 
     def _poll_outside(self, timeout):
         self._process_events(self._selector.select(timeout))

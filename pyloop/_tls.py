@@ -23,10 +23,12 @@ class _SSLProtocolTransport(
     def close(self):
         # The second close() of asyncio's lets go of the connection, and
         # abort() does nothing from then on.
-        if self._closed:
+        if not self._closed:
+            super().close()
+        elif self._ssl_protocol._app_transport is not None:
             self._closed_twice = True
         else:
-            super().close()
+            self._ssl_protocol._let_go()
 
 
 class SSLProtocol(sslproto.SSLProtocol):
@@ -45,9 +47,12 @@ class SSLProtocol(sslproto.SSLProtocol):
         transport = self._app_transport
         super().connection_lost(exc)
         if transport is not None and transport._closed_twice:
-            # Nobody needs it any more: let go of it as asyncio does.
-            self._sslcontext = self._sslobj = None
-            self._extra = {}
+            self._let_go()
+
+    def _let_go(self):
+        # Nobody needs these any more; asyncio lets go of all.
+        self._sslcontext = self._sslobj = None
+        self._extra = {}
 
     def _control_app_writing(self):
         size = self._get_write_buffer_size()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 from support import (
@@ -363,3 +364,60 @@ def test_a_child_of_fork_closes_it(uring):
 
     assert uring.run_until_complete(main()) == [b"x", b"x"]
     assert uring.stats().batched_sends == 2
+
+
+def test_both_go_on_after_fork(uring):
+    """The child's sends leave in the ordinary way: the ring is shared."""
+
+    async def main():
+        async with many(4) as (near, far):
+            for n in range(200):
+                word = b"%d %d;" % (os.getpid(), n)
+                for protocol in near:
+                    protocol.transport.write(word)
+                await turns(2)
+                assert [received(sock, len(word)) for sock in far] == [
+                    word
+                ] * 4
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            uring.run_until_complete(main())
+            os._exit(uring.io_uring)
+        finally:
+            os._exit(2)
+    uring.run_until_complete(main())
+    assert os.waitpid(pid, 0)[1] == 0
+    assert uring.io_uring and uring.stats().batched_sends == 800
+
+
+def test_set_while_the_loop_begins_to_run(uring):
+    ended = False
+
+    def toggle():
+        while not ended:
+            with contextlib.suppress(RuntimeError):
+                uring.io_uring = not uring.io_uring
+
+    async def main():
+        async with many(8) as (near, far):
+            yield
+            while True:
+                for protocol in near:
+                    protocol.transport.write(b"x")
+                await turns(1)
+                assert [received(sock, 1) for sock in far] == [b"x"] * 8
+                yield
+
+    runs = main()
+    uring.run_until_complete(anext(runs))
+    thread = threading.Thread(target=toggle)
+    thread.start()
+    try:
+        for _ in range(300):
+            uring.run_until_complete(anext(runs))
+    finally:
+        ended = True
+        thread.join()
+    uring.run_until_complete(runs.aclose())

@@ -240,6 +240,123 @@ def test_the_timeout_that_select_is_given(agree):
     assert agree(scenario) == [0, 1, 7, 0]
 
 
+def test_virtual_time_is_exact(agree):
+    """The timeout is what is missing, to the last bit."""
+
+    def scenario(loop):
+        now = 0.1
+        real = loop._selector.select
+
+        def select(timeout):
+            nonlocal now
+            now += timeout
+            return real(0)
+
+        async def main():
+            wrong = 0
+            for n in range(200):
+                due = loop.time() + n * 0.0137
+                await asyncio.sleep(n * 0.0137)
+                wrong += loop.time() != due
+            return wrong
+
+        with (
+            mock.patch.object(loop._selector, "select", new=select),
+            mock.patch.object(loop, "time", new=lambda: now),
+        ):
+            return loop.run_until_complete(main())
+
+    assert agree(scenario) == 0
+
+
+def test_waiting_in_slices(agree):
+    """By who asks again until something is reported, to pump a GUI, say."""
+
+    def scenario(loop):
+        real = loop._selector.select
+
+        def select(timeout):
+            end = None if timeout is None else time.monotonic() + timeout
+            while True:
+                events = real(0.001)
+                if events or (end is not None and time.monotonic() >= end):
+                    return events
+
+        async def main():
+            near, far = socket.socketpair()
+            with near, far:
+                near.setblocking(False)
+                loop.call_later(0.01, far.send, b"x")
+                return await loop.sock_recv(near, 10)
+
+        with mock.patch.object(loop._selector, "select", new=select):
+            return loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+
+    assert agree(scenario) == b"x"
+
+
+@pytest.mark.parametrize("undo", ["delete", "set", "late"])
+def test_undoing_a_patch(loop, undo):
+    selector = loop._selector
+    real = selector.select
+    calls = []
+
+    def select(timeout):
+        calls.append(timeout)
+        return real(timeout)
+
+    selector.select = select
+    loop.run_until_complete(asyncio.sleep(0.001))
+    assert calls
+    calls.clear()
+    if undo == "late":
+        loop.close()
+    if undo == "set":
+        selector.select = real
+    else:
+        del selector.select
+    if undo != "late":
+        loop.run_until_complete(asyncio.sleep(0.001))
+    assert not calls
+
+
+def test_a_patched_selector_that_is_put_back(agree):
+    def scenario(loop):
+        selector = loop._selector
+        real = selector.select
+        calls = []
+
+        def select(timeout):
+            calls.append(timeout)
+            return real(timeout)
+
+        with mock.patch.object(selector, "select", new=select):
+            loop._selector = Around(selector)
+            loop._selector = selector
+            loop.run_until_complete(asyncio.sleep(0))
+        return bool(calls)
+
+    assert agree(scenario)
+
+
+def test_select_by_another_thread(loop, pyloop_only):
+    """It would take the loop's events; asyncio lets it."""
+    refused = []
+
+    def call():
+        try:
+            loop._selector.select(0)
+        except RuntimeError as exc:
+            refused.append(str(exc))
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=call)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join(DEADLINE)
+    assert len(refused) == 1 and "Non-thread-safe" in refused[0]
+
+
 def test_nothing_to_wait_for(agree):
     def scenario(loop):
         timeouts = []

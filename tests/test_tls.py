@@ -1,5 +1,6 @@
 import array
 import asyncio
+import gc
 import hashlib
 import socket
 import ssl
@@ -190,6 +191,25 @@ async def test_abort_after_close_twice(pyloop_only):
         far.transport.abort()
         await far.lost
         assert loop.time() - began < 5
+
+
+@pytest.mark.parametrize("when", ["twice before the end", "after the end"])
+async def test_what_a_last_close_lets_go_of(when):
+    """The transport may be kept; what is large goes."""
+    async with connected("tls") as (near, far):
+        kept = near.transport
+        ref = weakref.ref(kept.get_extra_info("ssl_object"))
+        if when == "after the end":
+            far.transport.close()
+            await near.lost
+            await turns(3)
+        else:
+            kept.close()
+        kept.close()
+        await near.lost
+        await turns(3)
+        gc.collect()
+        assert ref() is None
 
 
 async def test_quiet_after_close_twice(pyloop_only):
