@@ -458,6 +458,9 @@ def test_timers_of_a_loop_that_was_dropped_open(loop_factory, count, cancel):
     assert [ref() for ref in gone] == [None, None]
 
 
+@pytest.mark.skipif(
+    bool(os.environ.get("PYLOOP_SANITIZE")), reason="has no freelists"
+)
 def test_timers_do_not_set_off_the_collector(loop, pyloop_only):
     """Those that are pending in a running loop are not its business."""
 
