@@ -94,6 +94,7 @@ def run_with_faults(library, loop_name):
     return run
 
 
+@no_preload
 def test_io_uring_that_fails(run_with_faults, pyloop_only):
     """What it should have sent leaves in the ordinary way."""
     out = run_with_faults(
