@@ -706,15 +706,23 @@ handle_get_traceback(PlHandle *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+show_when(PlHandleX *self)
+{
+    return pl_handle_flags(&self->base) & PL_WHEN_INT
+               ? PyLong_FromDouble(self->when)
+               : PyFloat_FromDouble(self->when);
+}
+
+static PyObject *
 timer_when(PlHandleX *self, PyObject *Py_UNUSED(unused))
 {
-    return PyFloat_FromDouble(self->when);
+    return show_when(self);
 }
 
 static PyObject *
 timer_get_when(PlHandleX *self, void *Py_UNUSED(closure))
 {
-    return PyFloat_FromDouble(self->when);
+    return show_when(self);
 }
 
 static PyObject *

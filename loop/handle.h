@@ -26,6 +26,7 @@ enum pl_handle_flag {
     PL_THREADSAFE = 32,  /* call_soon_threadsafe's: shown as such */
     PL_SHARED = 64,      /* its context is the loop's pristine copy … */
     PL_TAKEN = 128,      /* … or was taken for it: context.h */
+    PL_WHEN_INT = 256,   /* call_at() was given an int, which is shown */
 };
 
 #define PL_INLINE_ARGS 3

@@ -559,7 +559,13 @@ loop_call_at(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     if (when == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    return schedule(self, when, &call);
+    bool is_int = PyLong_CheckExact(call.args[0]) && fabs(when) < 9e15;
+    PyObject *handle = schedule(self, when, &call);
+
+    if (handle != NULL && is_int) {
+        (void)pl_handle_set((PlHandle *)handle, PL_WHEN_INT);
+    }
+    return handle;
 }
 
 PyObject *

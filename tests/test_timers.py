@@ -373,3 +373,15 @@ def test_timeouts_and_wait_for(loop_factory):
         assert time.monotonic() - start >= 0.021
 
     run(loop_factory, main())
+
+
+def test_when_is_shown_as_it_was_given(agree):
+    """aiohttp rounds to whole seconds, and looks."""
+
+    def scenario(loop):
+        handles = [loop.call_at(when, int) for when in (10**6, 1e6, True)]
+        for handle in handles:
+            handle.cancel()
+        return [type(handle.when()).__name__ for handle in handles[:2]]
+
+    assert agree(scenario) == ["int", "float"]
