@@ -307,40 +307,44 @@ def test_environment(uring, flags, value, expected):
     assert (answer.stdout, answer.stderr) == (f"{expected}\n", "")
 
 
-def test_not_tried_under_a_seccomp_filter(loop_name):
-    """Some filters kill whoever tries."""
+def run_denied(loop_name, code, **how):
+    """Where a filter forbids io_uring_setup(); the code says False."""
     done = run_script(
         loop_name,
-        DENY
-        + textwrap.dedent("""
-        deny(425, errno.EPERM)
+        DENY + "deny(425, errno.EPERM)\n" + textwrap.dedent(code),
+        PYLOOP_IO_URING="",
+        **how,
+    )
+    assert done.stdout in ("False\n", "no seccomp here\n")
+    return done
+
+
+def test_not_tried_under_a_seccomp_filter(loop_name):
+    """Some filters kill whoever tries."""
+    run_denied(
+        loop_name,
+        """
         loop = new_event_loop()
         try:
             loop.io_uring = True
         except PermissionError:
             say(loop.io_uring)
         loop.close()
-        """),
-        PYLOOP_IO_URING="",
+        """,
     )
-    assert done.stdout in ("False\n", "no seccomp here\n")
 
 
 def test_said_when_there_is_none(loop_name):
-    done = run_script(
+    done = run_denied(
         loop_name,
-        DENY
-        + textwrap.dedent("""
-        deny(425, errno.EPERM)
+        """
         os.environ["PYLOOP_IO_URING"] = "1"
         loop = new_event_loop()
         say(loop.io_uring)
         loop.close()
-        """),
+        """,
         check=False,
-        PYLOOP_IO_URING="",
     )
-    assert done.stdout in ("False\n", "no seccomp here\n")
     if done.stdout == "False\n":
         assert "no io_uring: [Errno 1]" in done.stderr
 

@@ -231,18 +231,25 @@ def test_submissions_race_close(submit, loop_factory):
             coro.close()
 
 
-def test_one_hand_off_for_a_call(running, pyloop_only):
-    """And one task."""
+def note_tasks(loop):
+    """The coroutines of the tasks that are made from here on."""
     made = []
 
     def factory(loop, coro, **kwargs):
         made.append(coro)
         return asyncio.Task(coro, loop=loop, **kwargs)
 
+    loop.set_task_factory(factory)
+    return made
+
+
+def test_one_hand_off_for_a_call(running, pyloop_only):
+    """And one task."""
+
     async def work():
         return 1
 
-    running.set_task_factory(factory)
+    made = note_tasks(running)
     before = running.stats().handoffs
     for _ in range(100):
         future = pyloop.run_coroutine_threadsafe(work(), running)
@@ -252,16 +259,10 @@ def test_one_hand_off_for_a_call(running, pyloop_only):
 
 
 def test_task_factory(submit, running):
-    made = []
-
-    def factory(loop, coro, **kwargs):
-        made.append(coro)
-        return asyncio.Task(coro, loop=loop, **kwargs)
-
     async def work():
         return 1
 
-    running.set_task_factory(factory)
+    made = note_tasks(running)
     coro = work()
     assert submit(coro, running).result(DEADLINE) == 1
     assert made == [coro]

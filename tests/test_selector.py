@@ -183,15 +183,25 @@ def test_a_selector_around_ours(loop):
     assert 0 in around.timeouts
 
 
-def test_virtual_time(loop):
-    """select() and time() replaced, as tests do that let the time fly."""
-    now = 0.0
+@contextlib.contextmanager
+def flying(loop, now):
+    """Time that is now and passes by the timeouts of select()."""
     real = loop._selector.select
 
     def select(timeout):
         nonlocal now
         now += timeout
         return real(0)
+
+    with (
+        mock.patch.object(loop._selector, "select", new=select),
+        mock.patch.object(loop, "time", new=lambda: now),
+    ):
+        yield
+
+
+def test_virtual_time(loop):
+    """select() and time() replaced, as tests do that let the time fly."""
 
     async def main():
         loop.call_later(50, seen.append, "50 s")
@@ -200,10 +210,7 @@ def test_virtual_time(loop):
 
     seen = []
     began = time.monotonic()
-    with (
-        mock.patch.object(loop._selector, "select", new=select),
-        mock.patch.object(loop, "time", new=lambda: now),
-    ):
+    with flying(loop, 0.0):
         assert loop.run_until_complete(main()) == 3600
     assert seen == ["50 s"]
     assert time.monotonic() - began < DEADLINE
@@ -244,14 +251,6 @@ def test_virtual_time_is_exact(agree):
     """The timeout is what is missing, to the last bit."""
 
     def scenario(loop):
-        now = 0.1
-        real = loop._selector.select
-
-        def select(timeout):
-            nonlocal now
-            now += timeout
-            return real(0)
-
         async def main():
             wrong = 0
             for n in range(200):
@@ -260,10 +259,7 @@ def test_virtual_time_is_exact(agree):
                 wrong += loop.time() != due
             return wrong
 
-        with (
-            mock.patch.object(loop._selector, "select", new=select),
-            mock.patch.object(loop, "time", new=lambda: now),
-        ):
+        with flying(loop, 0.1):
             return loop.run_until_complete(main())
 
     assert agree(scenario) == 0
