@@ -706,7 +706,7 @@ handle_get_traceback(PlHandle *self, void *Py_UNUSED(closure))
 }
 
 static PyObject *
-show_when(PlHandleX *self)
+timer_when(PlHandleX *self, PyObject *Py_UNUSED(unused))
 {
     return pl_handle_flags(&self->base) & PL_WHEN_INT
                ? PyLong_FromDouble(self->when)
@@ -714,15 +714,9 @@ show_when(PlHandleX *self)
 }
 
 static PyObject *
-timer_when(PlHandleX *self, PyObject *Py_UNUSED(unused))
-{
-    return show_when(self);
-}
-
-static PyObject *
 timer_get_when(PlHandleX *self, void *Py_UNUSED(closure))
 {
-    return show_when(self);
+    return timer_when(self, NULL);
 }
 
 static PyObject *

@@ -138,6 +138,8 @@ int pl_loop_check_closed(PlLoop *loop);
 /* May this thread touch loop-thread data?  -1 with asyncio's RuntimeError:
    in debug mode on any build, and always on a free-threaded one. */
 int pl_loop_check_thread(PlLoop *loop);
+/* The same on any build and in any mode. */
+int pl_loop_insist_thread(PlLoop *loop);
 
 /* Borrowed: the one argument of a method that may also be named. */
 PyObject *pl_only_argument(const char *method, const char *name,

@@ -688,13 +688,9 @@ loop_poll(PlLoop *self, PyObject *seconds)
 {
     double wait = seconds == Py_None ? -1.0 : PyFloat_AsDouble(seconds);
 
-    if (PyErr_Occurred() || pl_loop_check_closed(self) < 0) {
-        return NULL;
-    }
-    if (atomic_load(&self->thread) != 0 && !is_ours(self)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "Non-thread-safe operation invoked on an event loop "
-                        "other than the current one");
+    if (PyErr_Occurred() || pl_loop_check_closed(self) < 0 ||
+        pl_loop_insist_thread(self) < 0)
+    {
         return NULL;
     }
     if (seconds != Py_None && !(wait > 0.0)) {

@@ -54,11 +54,15 @@ running_thread(PlLoop *self)
 int
 pl_loop_check_thread(PlLoop *self)
 {
+    return self->debug || PL_FREE_THREADED ? pl_loop_insist_thread(self) : 0;
+}
+
+int
+pl_loop_insist_thread(PlLoop *self)
+{
     unsigned long owner = running_thread(self);
 
-    if ((self->debug || PL_FREE_THREADED) && owner != 0 &&
-        owner != PyThread_get_thread_ident())
-    {
+    if (owner != 0 && owner != PyThread_get_thread_ident()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on an event loop "
                         "other than the current one");
