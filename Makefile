@@ -187,7 +187,7 @@ ctest-address,undefined ctest-thread: ctest-%:
 # The post's whole way (inbox, poller, wake-up), POSTS times from 4 threads
 # against a loop that falls asleep all the time.
 POSTS ?= 100000000
-LITMUS = tests/c/litmus.c loop/core.c loop/poller.c loop/wakeup.c
+LITMUS = tests/c/litmus.c loop/core.c loop/poller.c loop/uring.c loop/wakeup.c
 .PHONY: litmus
 litmus:
 	@$(SETUP)

@@ -72,6 +72,18 @@ def piece(position, size):
     return part
 
 
+def difference(position, data):
+    """What came there instead of what was sent, in words; None: nothing."""
+    expected = piece(position, len(data))
+    if data == expected:
+        return None
+    at = next(i for i in range(len(data)) if data[i] != expected[i])
+    return (
+        f"other data at {position}+{at} of {len(data)}: it belongs to "
+        f"{DATA.find(data[at : at + 32])} (modulo {len(DATA)})"
+    )
+
+
 def usable(transport, lost):
     """asyncio's own transports fail in some methods once they are closed."""
     if transport is None:
@@ -319,8 +331,9 @@ class End:
                 self,
                 "data after close",
             )
-        expected = piece(self.received, len(data))
-        world.check(data == expected, self, "other data at", self.received)
+        wrong = difference(self.received, data)
+        if wrong is not None:
+            world.check(False, self, wrong, "from:\n", world.story(self.peer))
         self.received += len(data)
         self.in_get_buffer = False
         self.world.maybe_raise("data_received", leave=self.kind != "tls")
@@ -544,6 +557,7 @@ class End:
             or self.world.oracle  # asyncio's leaves things behind
             or self.kind == "tls"
             or self.ended
+            or self.writing  # what is still to be written would come first
             or self.transport.is_closing()
         ):
             return
@@ -667,9 +681,8 @@ class Wild:
         self.world.note(self.peer, "wild takes", len(data))
         if not data:
             self.eof = True
-        self.world.check(
-            data == piece(self.received, len(data)), "wild", "other data"
-        )
+        wrong = difference(self.received, data)
+        self.world.check(wrong is None, "wild", wrong)
         self.received += len(data)
 
     def finish(self):
@@ -1110,7 +1123,8 @@ def make_task(world):
                 total = 0
                 while total < 500_000:
                     data = await loop.sock_recv(far, 100_000)
-                    world.check(data == piece(total, len(data)), "sock_recv")
+                    wrong = difference(total, data)
+                    world.check(wrong is None, "sock_recv", wrong)
                     total += len(data)
             finally:
                 sending.cancel()

@@ -246,10 +246,9 @@ def test_closing_while_others_post(loop_factory):
 
 
 def test_collector_runs_while_loops_run(loop_factory):
-    running = True
+    ended = threading.Event()
 
     def work():
-        nonlocal running
         loop = loop_factory()
 
         def step(n):
@@ -264,15 +263,16 @@ def test_collector_runs_while_loops_run(loop_factory):
         loop.close()
 
     def collect():
-        while running:
+        # Without a GIL a collection stops all threads; the loops need the
+        # time between two.
+        while not ended.wait(0.005):
             gc.collect()
 
     def both():
-        nonlocal running
         try:
             in_threads(work, work)
         finally:
-            running = False
+            ended.set()
 
     in_threads(both, collect)
 
