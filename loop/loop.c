@@ -565,10 +565,10 @@ static PyMethodDef loop_methods[] = {
      "True after close()."},
     {"get_debug", (PyCFunction)loop_get_debug, METH_NOARGS,
      "True in debug mode."},
-    {"add_reader", FAST(loop_add_reader),
+    {"add_reader", FAST_KEYWORDS(loop_add_reader),
      "add_reader(fd, callback, *args)\n\n"
      "Call callback(*args) whenever fd is readable."},
-    {"add_writer", FAST(loop_add_writer),
+    {"add_writer", FAST_KEYWORDS(loop_add_writer),
      "add_writer(fd, callback, *args)\n\n"
      "Call callback(*args) whenever fd is writable."},
     {"remove_reader", FAST_KEYWORDS(loop_remove_reader),

@@ -135,9 +135,12 @@ void pl_loop_drain_inbox(PlLoop *loop);
 void *pl_loop_entry_of_link(pl_link *link);
 /* RuntimeError 'Event loop is closed'. */
 int pl_loop_check_closed(PlLoop *loop);
-/* May this thread touch loop-thread data?  -1 with asyncio's RuntimeError:
-   in debug mode on any build, and always on a free-threaded one. */
+/* May this thread touch loop-thread data?  -1 with asyncio's RuntimeError: on
+   a free-threaded build, elsewhere the GIL's holder may. */
 int pl_loop_check_thread(PlLoop *loop);
+/* The same, and in debug mode on any build: for what calls call_soon() in
+   asyncio, and for what is pyloop's own. */
+int pl_loop_check_scheduling(PlLoop *loop);
 /* The same on any build and in any mode. */
 int pl_loop_insist_thread(PlLoop *loop);
 
@@ -178,9 +181,9 @@ void pl_loop_set_timed(PlLoop *self);
 
 /* watch.c */
 PyObject *loop_add_reader(PlLoop *self, PyObject *const *args,
-                          Py_ssize_t nargs);
+                          Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_add_writer(PlLoop *self, PyObject *const *args,
-                          Py_ssize_t nargs);
+                          Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_remove_reader(PlLoop *self, PyObject *const *args,
                              Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_remove_writer(PlLoop *self, PyObject *const *args,

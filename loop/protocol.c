@@ -96,6 +96,16 @@ const pl_protocol_table pl_buffered_protocol = {
     .flow = python_flow,
 };
 
+/* asyncio looks the method up when it makes the transport. */
+int
+pl_protocol_check_made(pl_state *st, PyObject *protocol)
+{
+    PyObject *made = PyObject_GetAttr(protocol, st->str_connection_made);
+
+    Py_XDECREF(made);
+    return made == NULL ? -1 : 0;
+}
+
 const pl_protocol_table *
 pl_protocol_of(pl_state *st, PyObject *protocol)
 {

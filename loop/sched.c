@@ -54,6 +54,12 @@ running_thread(PlLoop *self)
 int
 pl_loop_check_thread(PlLoop *self)
 {
+    return PL_FREE_THREADED ? pl_loop_insist_thread(self) : 0;
+}
+
+int
+pl_loop_check_scheduling(PlLoop *self)
+{
     return self->debug || PL_FREE_THREADED ? pl_loop_insist_thread(self) : 0;
 }
 
@@ -348,7 +354,7 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (self->debug) {
-        if (pl_loop_check_thread(self) < 0 ||
+        if (pl_loop_insist_thread(self) < 0 ||
             check_callback(self, call.args[0], "call_soon") < 0)
         {
             return NULL;
@@ -516,7 +522,7 @@ schedule(PlLoop *self, double when, const call_args *call)
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
     }
-    if (self->debug && (pl_loop_check_thread(self) < 0 ||
+    if (self->debug && (pl_loop_insist_thread(self) < 0 ||
                         check_callback(self, call->args[1], "call_at") < 0))
     {
         return NULL;

@@ -167,7 +167,7 @@ loop_set_slow_callback_hook(PlLoop *self, PyObject *args, PyObject *kwargs)
                         "threshold must be a number of seconds, 0 or more");
         return NULL;
     }
-    if (pl_loop_check_thread(self) < 0) {
+    if (pl_loop_check_scheduling(self) < 0) {
         return NULL;
     }
     PyObject *old;

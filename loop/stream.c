@@ -123,7 +123,9 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
     pl_state *st = loop->st;
     const pl_protocol_table *table = pl_protocol_of(st, protocol);
 
-    if (table == NULL || pl_loop_check_closed(loop) < 0) {
+    if (table == NULL || pl_loop_check_closed(loop) < 0 ||
+        pl_protocol_check_made(st, protocol) < 0)
+    {
         return NULL;
     }
     PlStream *self = (PlStream *)st->StreamType->tp_alloc(st->StreamType, 0);

@@ -83,6 +83,13 @@ pl_stream_read_buffered(PlTransport *transport)
         return pl_transport_fatal(&self->base, failed);
     }
     if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+            /* In the words of the recv_into() that asyncio calls. */
+            PyErr_Format(PyExc_TypeError,
+                         "recv_into() argument 1 must be read-write "
+                         "bytes-like object, not %.50s",
+                         Py_TYPE(target)->tp_name);
+        }
         Py_DECREF(target);
         return pl_transport_fatal(&self->base,
                                   "Fatal read error on socket transport");

@@ -546,13 +546,68 @@ pl_transport_write_after_end(PlTransport *self)
     return 0;
 }
 
+/* A limit in whole bytes: what is above it is above the number, too. */
+static int
+whole(PyObject *number, size_t *value)
+{
+    PyObject *bytes =
+        PyLong_Check(number) ? Py_NewRef(number) : PyNumber_Long(number);
+
+    if (bytes == NULL) {
+        return -1;
+    }
+    *value = PyLong_AsSize_t(bytes);
+    Py_DECREF(bytes);
+    if (*value > PY_SSIZE_T_MAX) { /* or (size_t)-1, an overflow */
+        PyErr_Clear();
+        *value = PY_SSIZE_T_MAX;
+    }
+    return 0;
+}
+
+/* asyncio's arithmetic, on whatever numbers they are; for its errors too. */
+static int
+limits(PyObject *high, PyObject *low, size_t *high_value, size_t *low_value)
+{
+    PyObject *four = PyLong_FromLong(4);
+    PyObject *zero = PyLong_FromLong(0);
+    int holds = -1;
+
+    high = high != Py_None  ? Py_NewRef(high)
+           : low != Py_None ? PyNumber_Multiply(four, low)
+                            : PyLong_FromSize_t(PL_HIGH_WATER);
+    low = high == NULL     ? NULL
+          : low != Py_None ? Py_NewRef(low)
+                           : PyNumber_FloorDivide(high, four);
+    if (low != NULL) {
+        holds = PyObject_RichCompareBool(high, low, Py_GE);
+        if (holds > 0) {
+            holds = PyObject_RichCompareBool(low, zero, Py_GE);
+        }
+    }
+    if (holds == 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "high (%R) must be >= low (%R) must be >= 0", high, low);
+    }
+    if (holds > 0 &&
+        (whole(high, high_value) < 0 || whole(low, low_value) < 0))
+    {
+        holds = -1;
+    }
+    Py_XDECREF(high);
+    Py_XDECREF(low);
+    Py_XDECREF(four);
+    Py_XDECREF(zero);
+    return holds > 0 ? 0 : -1;
+}
+
 static PyObject *
 transport_set_write_buffer_limits(PlTransport *self, PyObject *args,
                                   PyObject *kwargs)
 {
     static const char *const names[] = {"high", "low", NULL};
     PyObject *high = Py_None, *low = Py_None;
-    Py_ssize_t high_value, low_value;
+    size_t high_value, low_value;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs,
                                      "|OO:set_write_buffer_limits",
@@ -560,34 +615,13 @@ transport_set_write_buffer_limits(PlTransport *self, PyObject *args,
     {
         return NULL;
     }
-    low_value = low == Py_None ? -1 : PyLong_AsSsize_t(low);
-    if (low_value == -1 && PyErr_Occurred()) {
+    if (limits(high, low, &high_value, &low_value) < 0 ||
+        pl_loop_check_thread(self->loop) < 0)
+    {
         return NULL;
     }
-    if (high == Py_None) {
-        high_value =
-            low == Py_None ? (Py_ssize_t)PL_HIGH_WATER : 4 * low_value;
-    }
-    else {
-        high_value = PyLong_AsSsize_t(high);
-        if (high_value == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
-    }
-    if (low == Py_None) {
-        low_value = high_value >> 2; /* Python's // 4 */
-    }
-    if (!(high_value >= low_value && low_value >= 0)) {
-        PyErr_Format(PyExc_ValueError,
-                     "high (%zd) must be >= low (%zd) must be >= 0",
-                     high_value, low_value);
-        return NULL;
-    }
-    if (pl_loop_check_thread(self->loop) < 0) {
-        return NULL;
-    }
-    self->high = (size_t)high_value;
-    self->low = (size_t)low_value;
+    self->high = high_value;
+    self->low = low_value;
     if ((self->buffered > self->high && self->ops->flush(self) < 0) ||
         pl_maybe_pause(self) < 0)
     {
@@ -615,7 +649,8 @@ static PyObject *
 transport_close(PlTransport *self, PyObject *Py_UNUSED(unused))
 {
     if (!(self->flags & PL_S_CLOSING) &&
-        (pl_loop_check_thread(self->loop) < 0 || pl_transport_close(self) < 0))
+        (pl_loop_check_scheduling(self->loop) < 0 ||
+         pl_transport_close(self) < 0))
     {
         return NULL;
     }
@@ -625,7 +660,7 @@ transport_close(PlTransport *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 transport_abort(PlTransport *self, PyObject *Py_UNUSED(unused))
 {
-    if (self->conn_lost == 0 && (pl_loop_check_thread(self->loop) < 0 ||
+    if (self->conn_lost == 0 && (pl_loop_check_scheduling(self->loop) < 0 ||
                                  pl_transport_force_close(self, NULL) < 0))
     {
         return NULL;
@@ -636,7 +671,7 @@ transport_abort(PlTransport *self, PyObject *Py_UNUSED(unused))
 static PyObject *
 transport_force_close(PlTransport *self, PyObject *exc)
 {
-    if (pl_loop_check_thread(self->loop) < 0 ||
+    if (pl_loop_check_scheduling(self->loop) < 0 ||
         pl_transport_force_close(self,
                                  exc == Py_None ? NULL : Py_NewRef(exc)) < 0)
     {

@@ -156,6 +156,8 @@ PyObject *pl_transport_protocol(PlTransport *self);
 /* New ref: protocol.name(arg), or protocol.name() when arg is NULL.  Holds
    the protocol meanwhile, which may replace itself. */
 PyObject *pl_transport_call(PlTransport *self, PyObject *name, PyObject *arg);
+/* 0, or -1 and AttributeError: it has no connection_made(). */
+int pl_protocol_check_made(pl_state *st, PyObject *protocol);
 /* The table for a stream's protocol; NULL with an exception set. */
 const pl_protocol_table *pl_protocol_of(pl_state *st, PyObject *protocol);
 /* Steals protocol, which may be NULL. */

@@ -673,7 +673,9 @@ loop_make_datagram(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
     int bound = PyObject_IsTrue(args[2]);
     int fd = bound < 0 ? -1 : pl_socket_fd(st, args[0]);
 
-    if (fd < 0 || pl_loop_check_closed(loop) < 0) {
+    if (fd < 0 || pl_loop_check_closed(loop) < 0 ||
+        pl_protocol_check_made(st, args[1]) < 0)
+    {
         return NULL;
     }
     PlDatagram *self =

@@ -486,16 +486,50 @@ checked_remove(PlLoop *self, PyObject *file, enum side side)
     return result;
 }
 
-PyObject *
-loop_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
+/* add_reader(fd, callback, *args), the first two perhaps by name. */
+static PyObject *
+add_by_name(PlLoop *self, const char *method, PyObject *const *args,
+            Py_ssize_t nargs, PyObject *kwnames, enum side side)
 {
-    return checked_add(self, args, nargs, READER);
+    static const char *const names[] = {"fd", "callback"};
+    PyObject *both[2] = {nargs > 0 ? args[0] : NULL,
+                         nargs > 1 ? args[1] : NULL};
+
+    if (kwnames == NULL) {
+        return checked_add(self, args, nargs, side);
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
+        int place = PyUnicode_CompareWithASCIIString(name, names[0]) == 0 ? 0
+                    : PyUnicode_CompareWithASCIIString(name, names[1]) == 0
+                        ? 1
+                        : 2;
+
+        if (place == 2 || both[place] != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         place == 2
+                             ? "%s() got an unexpected keyword argument '%U'"
+                             : "%s() got multiple values for argument '%U'",
+                         method, name);
+            return NULL;
+        }
+        both[place] = args[nargs + i];
+    }
+    return checked_add(self, both, both[0] && both[1] ? 2 : 0, side);
 }
 
 PyObject *
-loop_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
+loop_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
 {
-    return checked_add(self, args, nargs, WRITER);
+    return add_by_name(self, "add_reader", args, nargs, kwnames, READER);
+}
+
+PyObject *
+loop_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    return add_by_name(self, "add_writer", args, nargs, kwnames, WRITER);
 }
 
 PyObject *

@@ -71,7 +71,7 @@ pl_native_loop(pyloop_loop *core)
         PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
         return NULL;
     }
-    return pl_loop_check_thread(loop) < 0 ? NULL : loop;
+    return pl_loop_check_scheduling(loop) < 0 ? NULL : loop;
 }
 
 /* -- watching a future -------------------------------------------------- */

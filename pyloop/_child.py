@@ -10,7 +10,7 @@ descriptor goes with the loop.
 
 import asyncio
 import os
-import signal
+import signal as signals
 import sys
 from asyncio import unix_events
 from asyncio.log import logger
@@ -83,19 +83,19 @@ class SubprocessTransport(
                 child.returncode = os.waitstatus_to_exitcode(status)
         self._loop.call_soon(self._process_exited, child.returncode)
 
-    def send_signal(self, number):
+    def send_signal(self, signal):
         if self._threaded:
-            super().send_signal(number)
+            super().send_signal(signal)
             return
         self._check_proc()
         if self._pidfd >= 0:
             try:
-                signal.pidfd_send_signal(self._pidfd, number)
+                signals.pidfd_send_signal(self._pidfd, signal)
             except ProcessLookupError:
                 pass
 
     def terminate(self):
-        self.send_signal(signal.SIGTERM)
+        self.send_signal(signals.SIGTERM)
 
     def kill(self):
-        self.send_signal(signal.SIGKILL)
+        self.send_signal(signals.SIGKILL)

@@ -80,7 +80,11 @@ class SSLProtocol(sslproto.SSLProtocol):
                 else:
                     backlog.popleft()
                 self._write_buffer_size -= count
-                if backlog and not self._ssl_writing_paused:
+                if (
+                    backlog
+                    and not self._ssl_writing_paused
+                    and not self._transport.is_closing()
+                ):
                     self._transport.write(self._outgoing.read())
         except sslproto.SSLAgainErrors:
             pass

@@ -37,6 +37,52 @@ def listening():
         yield sock.getsockname()
 
 
+class Unmade:
+    """What every protocol has, but for connection_made()."""
+
+    def connection_lost(self, exc):
+        pass
+
+
+@may_drop_sockets
+async def test_protocol_without_connection_made(listening):
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        for attempt in (
+            loop.create_connection(Unmade, sock=near),
+            loop.create_connection(Unmade, *listening),
+            loop.create_connection(Unmade, "localhost", listening[1]),
+            loop.create_datagram_endpoint(Unmade, ("127.0.0.1", 0)),
+        ):
+            assert await async_error(attempt) == (
+                AttributeError,
+                "'Unmade' object has no attribute 'connection_made'",
+            )
+    gc.collect()
+
+
+@may_drop_sockets
+async def test_server_of_protocols_without_connection_made():
+    """Such a connection is dropped, and reported in debug mode."""
+    loop = asyncio.get_running_loop()
+    calls = handler_calls(loop)
+    loop.set_debug(True)
+    server = await loop.create_server(Unmade, "127.0.0.1", 0)
+    async with server:
+        with socket.create_connection(
+            server.sockets[0].getsockname(), DEADLINE
+        ) as peer:
+            await until(lambda: calls)
+            assert type(calls[0].pop("exception")) is AttributeError
+            gc.collect()
+            assert peer.recv(1) == b""
+    assert calls[0]["message"] == (
+        "Error on transport creation for incoming connection"
+    )
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", b"127.0.0.1"])
 async def test_hosts(listening, host):
     loop = asyncio.get_running_loop()

@@ -451,6 +451,36 @@ def test_words_of_calls_from_another_thread(same_words, method, args):
     assert texts == []
 
 
+def test_other_calls_from_another_thread(debug, pyloop_only):
+    """Debug mode refuses what goes by call_soon(), no more."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("without a GIL another thread is always refused")
+    near, far = socket.socketpair()
+    near.setblocking(False)
+
+    def work(transport):
+        debug.add_reader(far, int)
+        assert debug.remove_reader(far)
+        transport.set_write_buffer_limits(5)
+        transport.pause_reading()
+        transport.resume_reading()
+        transport.write(b"data")
+        return error(transport.close)[0]
+
+    async def scenario():
+        transport, _ = await debug.create_connection(
+            asyncio.Protocol, sock=near
+        )
+        refused = await debug.run_in_executor(None, work, transport)
+        transport.abort()
+        return refused
+
+    with far:
+        assert debug.run_until_complete(scenario()) is RuntimeError
+        assert far.recv(10) == b"data"
+    near.close()
+
+
 async def forgotten():
     pass
 

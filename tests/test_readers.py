@@ -40,6 +40,27 @@ def pipe():
         end.close()
 
 
+def test_arguments_by_name(loop, pair):
+    near, far = pair
+    seen = []
+    loop.add_reader(near, callback=lambda: seen.append(near.recv(10)))
+    loop.add_writer(callback=lambda: seen.append("writable"), fd=near)
+    far.send(b"data")
+    spin(loop)
+    spin(loop)
+    assert {b"data", "writable"} <= set(seen)
+    assert loop.remove_reader(fd=near)
+    assert loop.remove_writer(fd=near)
+    for method in loop.add_reader, loop.add_writer:
+        for args, names in (
+            ((), {"fd": near}),
+            ((near,), {"fd": near}),
+            ((near, int), {"callback": int}),
+            ((near, int), {"other": int}),
+        ):
+            assert error(method, *args, **names)[0] is TypeError
+
+
 def close_end(fd):
     """Close the description behind fd and leave the number taken."""
     null = os.open(os.devnull, os.O_RDWR)

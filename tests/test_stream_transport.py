@@ -1,5 +1,6 @@
 import array
 import asyncio
+import contextlib
 import gc
 import hashlib
 import socket
@@ -794,6 +795,12 @@ def test_write_buffer_limits(agree):
                 {"low": -1},
                 {"high": None, "low": None},
                 {"high": 1 << 40},
+                {"high": 4e6, "low": 1e6},
+                {"high": "x"},
+                {"low": "x"},
+                {"high": float("nan")},
+                {"high": float("inf")},
+                {"high": 1 << 100, "low": -1},
             ):
                 seen.append(error(transport.set_write_buffer_limits, **args))
                 seen.append(transport.get_write_buffer_limits())
@@ -803,6 +810,22 @@ def test_write_buffer_limits(agree):
 
     seen = agree(scenario)
     assert seen[0] == (16384, 65536)
+
+
+async def test_write_buffer_limits_above_all_sizes():
+    """And fractions, which are rounded down: no size is between."""
+    async with wired() as (protocol, peer):
+        transport = protocol.transport
+        transport.set_write_buffer_limits(1 << 100)
+        transport.write(bytes(1 << 20))
+        assert "pause" not in protocol.calls
+        transport.set_write_buffer_limits(1.5, 0.5)
+        assert protocol.calls[-1] == "pause"
+        while transport.get_write_buffer_size():
+            with contextlib.suppress(BlockingIOError):
+                peer.recv(1 << 20)
+            await asyncio.sleep(0)
+        await until(lambda: protocol.calls[-1] == "resume")
 
 
 async def test_limits_lowered_below_what_is_buffered():
@@ -1016,7 +1039,17 @@ async def test_kinds_of_buffers(kind):
         assert await far.receive(1000) == pattern(1000)
 
 
-@pytest.mark.parametrize("bad", [b"read-only", b"", bytearray(), None, 5])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"read-only",
+        memoryview(bytearray(10))[::2],
+        b"",
+        bytearray(),
+        None,
+        5,
+    ],
+)
 async def test_bad_buffers(bad):
     class Bad(BufferedRecorder):
         def get_buffer(self, sizehint):
@@ -1030,7 +1063,15 @@ async def test_bad_buffers(bad):
     assert len(calls) == 1
     assert calls[0]["exception"] is exc
     assert calls[0]["message"].startswith("Fatal ")
-    if bad is not None and bad != 5 and not len(bad):
+    if bad is None or bad == 5:
+        return
+    if len(bad):
+        assert type(exc) is TypeError
+        assert str(exc) == (
+            "recv_into() argument 1 must be read-write bytes-like object, "
+            f"not {type(bad).__name__}"
+        )
+    else:
         assert str(exc) == "get_buffer() returned an empty buffer"
 
 
@@ -1366,6 +1407,24 @@ async def test_warning_about_writes_after_the_loss(caplog):
         await protocol.lost
     words = [record.getMessage() for record in caplog.records]
     assert words.count("socket.send() raised exception.") > 5
+
+
+async def test_writelines_after_the_loss(pyloop_only):
+    """As asyncio since 3.14, which does not look at the pieces any more; what
+    it did before stumbled over what it had let go of."""
+    async with wired() as (protocol, peer):
+        transport = protocol.transport
+        transport.abort()
+        await protocol.lost
+        seen = [
+            error(transport.writelines, lines)
+            for lines in ([], [b"x"], [5], 5)
+        ]
+    assert seen[:2] == [None, None]
+    if sys.version_info >= (3, 14):
+        assert seen[2:] == [None, None]
+    else:
+        assert [kind for kind, _ in seen[2:]] == [TypeError, TypeError]
 
 
 # -- what shows

@@ -183,7 +183,7 @@ async def test_no_signal_to_a_number_that_may_be_anothers(pyloop_only):
     def signals():
         transport.kill()
         transport.terminate()
-        transport.send_signal(signal.SIGUSR1)
+        transport.send_signal(signal=signal.SIGUSR1)
 
     assert calls_of_kill(signals) == []
     assert not protocol.lost.done()

@@ -850,3 +850,16 @@ def test_shutdown_timeout(agree):
         return repr(exc), told
 
     assert agree(scenario)[0] == "TimeoutError('SSL shutdown timed out')"
+
+
+async def test_warnings_about_writes_after_a_loss(caplog):
+    """One for each write, whatever the number of its records."""
+    async with connected("tls") as (near, far):
+        transport = near.transport
+        near.transport._ssl_protocol._transport.abort()
+        for _ in range(30):
+            transport.write(bytes(100_000))
+        await near.lost
+        await far.lost
+    words = [record.getMessage() for record in caplog.records]
+    assert 5 < words.count("socket.send() raised exception.") <= 30
