@@ -16,10 +16,6 @@
 
 #define IOV_BATCH 64
 
-/* Pieces that are this small together are put together: a head and a body are
-   one send() of 3.4 us then, not a sendmsg() of 3.57. */
-#define GATHER_MAX 1024
-
 /* A stream that has sent this much in one turn is held: it goes on in the next,
    by way of the poll, or when the loop stops.  Others get their turn, and what
    is under way between two ends on one machine stays in the cache it was
@@ -153,32 +149,6 @@ queue_vector(PlStream *self, struct iovec *iov, size_t most, size_t *total)
     return count;
 }
 
-/* Bytes sent, or a negative errno. */
-static ssize_t
-send_vector(int fd, struct iovec *iov, size_t count, size_t total)
-{
-    char gathered[GATHER_MAX];
-    struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
-    ssize_t n;
-
-    if (count > 1 && total <= sizeof(gathered)) {
-        char *end = gathered;
-
-        for (size_t i = 0; i < count; i++) {
-            memcpy(end, iov[i].iov_base, iov[i].iov_len);
-            end += iov[i].iov_len;
-        }
-        iov[0] = (struct iovec){gathered, total};
-        count = 1;
-    }
-    do {
-        n = count == 1
-                ? send(fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                : sendmsg(fd, &message, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : n;
-}
-
 /* Of a send of `total` bytes that came to n, bytes or a negative errno: 1 when
    all are gone, 0 when the socket is full, or a negative errno. */
 static int
@@ -202,14 +172,22 @@ queue_send(PlStream *self, bool all)
     while (self->count > 0) {
         struct iovec iov[IOV_BATCH];
         size_t total;
+        ssize_t n;
 
         if (!all && !may_send(self)) {
             self->flags |= PL_S_HELD;
             return 0;
         }
         size_t count = queue_vector(self, iov, IOV_BATCH, &total);
-        int status =
-            queue_sent(self, send_vector(self->fd, iov, count, total), total);
+
+        struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
+
+        do {
+            n = count == 1 ? send(self->fd, iov[0].iov_base, iov[0].iov_len,
+                                  MSG_NOSIGNAL)
+                           : sendmsg(self->fd, &message, MSG_NOSIGNAL);
+        } while (n < 0 && errno == EINTR);
+        int status = queue_sent(self, n < 0 ? -errno : n, total);
 
         if (status <= 0) {
             return status;
