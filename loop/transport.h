@@ -95,9 +95,9 @@ extern const pl_protocol_table pl_native_protocol;
     PL_SEEN uint32_t flags;                                                   \
     uint32_t pending; /* PL_READ | PL_WRITE for the io job */                 \
     uint32_t conn_lost; /* asyncio's: > 0 once the end is scheduled */        \
-    size_t buffered; /* get_write_buffer_size() */                            \
-    size_t high;                                                              \
-    size_t low;
+    PL_SEEN size_t buffered; /* get_write_buffer_size() */                    \
+    PL_SEEN size_t high;                                                      \
+    PL_SEEN size_t low;
 
 struct PlTransport {
     PL_TRANSPORT_FIELDS

@@ -1353,7 +1353,8 @@ def body(seed, loop_name, verbose):
             if rng.random() < 0.2:
                 try:
                     world.act()  # the loop does not run
-                except Leave as exc:
+                except (Leave, Boom, Bang) as exc:
+                    # Out of error_received(), say, through sendto().
                     world.left.append(exc)
         wind_up(world)
     finally:
