@@ -99,6 +99,15 @@ def warm():
 
 
 @pytest.fixture(autouse=True)
+def no_running_loop():
+    """A loop that believes it runs would fail all later tests too."""
+    yield
+    left = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    assert left is None
+
+
+@pytest.fixture(autouse=True)
 def no_leaked_fds(errors, warm):
     before = support.open_fds()
     yield
