@@ -9,6 +9,7 @@ import time
 
 import pytest
 from support import (
+    FREE_THREADED,
     Recorder,
     child_env,
     error,
@@ -451,10 +452,11 @@ def test_words_of_calls_from_another_thread(same_words, method, args):
     assert texts == []
 
 
+@pytest.mark.skipif(
+    FREE_THREADED, reason="there another thread is always refused"
+)
 def test_other_calls_from_another_thread(debug, pyloop_only):
     """Debug mode refuses what goes by call_soon(), no more."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        pytest.skip("without a GIL another thread is always refused")
     near, far = socket.socketpair()
     near.setblocking(False)
 
