@@ -23,7 +23,8 @@
 
 struct pl_uring {
     int fd;
-    pid_t pid;    /* whose it is: a child of fork shares the memory */
+    pid_t pid;    /* whose it is: a child of fork shares the memory, and is
+                     not to write to it */
 
     /* The kernel's two rings and the entries, shared with it. */
     void *rings;
@@ -215,15 +216,18 @@ take_results(pl_uring *self)
 int
 pl_uring_send(pl_uring *self, int n)
 {
+    if (self->pid != getpid()) {
+        for (int i = 0; i < n; i++) {
+            self->batch[i].sent = -EAGAIN;
+        }
+        return -1;
+    }
     unsigned tail = *self->tail;
     int submitted;
     int taken = 0;
 
     for (int i = 0; i < n; i++) {
         fill(self, tail + (unsigned)i, i);
-    }
-    if (self->pid != getpid()) {
-        return -1;
     }
     __atomic_store_n(self->tail, tail + (unsigned)n, __ATOMIC_RELEASE);
     do {

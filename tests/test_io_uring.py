@@ -396,6 +396,40 @@ def test_both_go_on_after_fork(uring):
     assert uring.io_uring and uring.stats().batched_sends == 800
 
 
+def test_children_leave_the_parents_sends_alone(uring):
+    """The entries that it fills in are in memory that they share."""
+
+    async def sends(word):
+        async with many(48) as (near, far):
+            yield
+            while True:
+                for protocol in near:
+                    protocol.transport.write(word)
+                await turns(2)
+                assert [received(sock, len(word)) for sock in far] == [
+                    word
+                ] * 48
+                yield
+
+    def send(runs):
+        uring.run_until_complete(anext(runs))
+
+    parents, childs = sends(b"parent"), sends(b"child")
+    send(parents)
+    send(childs)
+    for _ in range(200):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                send(childs)
+            finally:
+                os._exit(0)
+        while not os.waitpid(pid, os.WNOHANG)[0]:
+            send(parents)
+    for runs in parents, childs:
+        uring.run_until_complete(runs.aclose())
+
+
 def test_set_while_the_loop_begins_to_run(uring):
     ended = False
 

@@ -427,9 +427,12 @@ def test_a_stream_in_the_wrong_thread(pyloop_only, loop):
         assert all(kinds == {RuntimeError} for kinds in seen.values()), seen
 
 
-def test_wrong_thread_calls_do_not_crash(loop_factory):
-    """Not promised to work, but never to corrupt memory."""
-    loop = loop_factory()
+def test_wrong_thread_calls_do_not_crash(loop, pyloop_only):
+    """Not promised to work, but never to corrupt memory.
+
+    asyncio's heap is not made for it: run_forever() raises RuntimeError
+    where one of these comes between its steps.
+    """
     stop = threading.Event()
 
     def misuse():
@@ -452,9 +455,7 @@ def test_wrong_thread_calls_do_not_crash(loop_factory):
         loop.call_soon(check)
         loop.run_forever()
 
-    if not FREE_THREADED_BUILD or "pyloop" in type(loop).__module__:
-        in_threads(run, misuse)
-    loop.close()
+    in_threads(run, misuse)
 
 
 def test_timers_from_another_thread(loop):
