@@ -144,11 +144,6 @@ int pl_loop_check_scheduling(PlLoop *loop);
 /* The same on any build and in any mode. */
 int pl_loop_insist_thread(PlLoop *loop);
 
-/* Borrowed: the one argument of a method that may also be named. */
-PyObject *pl_only_argument(const char *method, const char *name,
-                           PyObject *const *args, Py_ssize_t nargs,
-                           PyObject *kwnames);
-
 /* task.c */
 /* Task(coroutine, loop=self, **keywords): args are the coroutine and the
    values of at most three keywords. */
@@ -189,9 +184,9 @@ PyObject *loop_remove_reader(PlLoop *self, PyObject *const *args,
 PyObject *loop_remove_writer(PlLoop *self, PyObject *const *args,
                              Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_private_add_reader(PlLoop *self, PyObject *const *args,
-                                  Py_ssize_t nargs);
+                                  Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_private_add_writer(PlLoop *self, PyObject *const *args,
-                                  Py_ssize_t nargs);
+                                  Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_private_remove_reader(PlLoop *self, PyObject *fd);
 PyObject *loop_private_remove_writer(PlLoop *self, PyObject *fd);
 PyObject *loop_ensure_fd_no_transport(PlLoop *self, PyObject *fd);

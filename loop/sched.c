@@ -1,6 +1,7 @@
 /* Scheduling: call_soon, call_later, call_at, call_soon_threadsafe, time,
    and the ways into the ready ring, the timer heap and the inbox. */
 
+#include "args.h"
 #include "handle.h"
 #include "native.h"
 
@@ -95,124 +96,12 @@ check_callback(PlLoop *self, PyObject *callback, const char *method)
     return 0;
 }
 
-/* The arguments of one call: `context` is the keyword that matters; the leading
-   parameters may be named too, as in asyncio, which is rare and copies them
-   into `named`. */
-typedef struct {
-    PyObject *const *args;
-    Py_ssize_t nargs;
-    PyObject *context; /* borrowed, or NULL */
-    PyObject *named[2];
-} call_args;
-
-/* By its text: _asyncio, which calls for each step of a task, does not intern
-   the name (56 instructions of 4,850 for an `await sleep(0)`). */
-static inline int
-names_context(pl_state *st, PyObject *name)
-{
-    return name == st->str_context ||
-           (PyUnicode_IS_COMPACT_ASCII(name) &&
-            PyUnicode_GET_LENGTH(name) == 7 &&
-            memcmp(PyUnicode_1BYTE_DATA(name), "context", 7) == 0);
-}
-
-static int
-parse_named(PlLoop *self, const char *method, const char *const *params,
-            int nparams, PyObject *kwnames, call_args *call)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        PyObject *value = call->args[call->nargs + i];
-        int index = 0;
-
-        if (names_context(self->st, name)) {
-            call->context = value;
-            continue;
-        }
-        while (index < nparams &&
-               PyUnicode_CompareWithASCIIString(name, params[index]) != 0)
-        {
-            index++;
-        }
-        if (index == nparams) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() got an unexpected keyword argument '%U'",
-                         method, name);
-            return -1;
-        }
-        if (index < call->nargs) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() got multiple values for argument '%U'", method,
-                         name);
-            return -1;
-        }
-        call->named[index] = value;
-    }
-    if (call->nargs < nparams) {
-        for (int i = 0; i < call->nargs; i++) {
-            call->named[i] = call->args[i];
-        }
-        for (int i = 0; i < nparams; i++) {
-            if (call->named[i] == NULL) {
-                PyErr_Format(PyExc_TypeError,
-                             "%s() missing 1 required positional argument: "
-                             "'%s'",
-                             method, params[i]);
-                return -1;
-            }
-        }
-        call->args = call->named;
-        call->nargs = nparams;
-    }
-    return 0;
-}
-
-static inline int
-parse_call(PlLoop *self, const char *method, const char *const *params,
-           int nparams, PyObject *const *args, Py_ssize_t nargs,
-           PyObject *kwnames, call_args *call)
-{
-    *call = (call_args){.args = args, .nargs = nargs};
-    if (nargs >= nparams) {
-        if (kwnames == NULL) {
-            return 0;
-        }
-        if (PyTuple_GET_SIZE(kwnames) == 1 &&
-            names_context(self->st, PyTuple_GET_ITEM(kwnames, 0)))
-        {
-            call->context = args[nargs];
-            return 0;
-        }
-    }
-    else if (kwnames == NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() missing 1 required positional argument: '%s'",
-                     method, params[nargs]);
-        return -1;
-    }
-    return parse_named(self, method, params, nparams, kwnames, call);
-}
-
-PyObject *
-pl_only_argument(const char *method, const char *name, PyObject *const *args,
-                 Py_ssize_t nargs, PyObject *kwnames)
-{
-    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
-
-    if (nargs + named == 1 &&
-        (named == 0 || PyUnicode_CompareWithASCIIString(
-                           PyTuple_GET_ITEM(kwnames, 0), name) == 0))
-    {
-        return args[0];
-    }
-    PyErr_Format(PyExc_TypeError, "%s() takes exactly one argument: '%s'",
-                 method, name);
-    return NULL;
-}
-
-static const char *const callback_param[] = {"callback"};
-static const char *const delay_params[] = {"delay", "callback"};
-static const char *const when_params[] = {"when", "callback"};
+static const pl_signature call_soon = {"call_soon", {"callback"}, 1, true};
+static const pl_signature call_soon_threadsafe = {
+    "call_soon_threadsafe", {"callback"}, 1, true};
+static const pl_signature call_at = {"call_at", {"when", "callback"}, 2, true};
+static const pl_signature call_later = {
+    "call_later", {"delay", "callback"}, 2, true};
 
 /* -- the ready ring ---------------------------------------------------- */
 
@@ -275,7 +164,7 @@ pl_loop_drain_inbox(PlLoop *self)
 /* Whoever may touch the ring: the loop's thread, or on a build with a GIL its
    holder.  New ref to the handle, which is in the ring. */
 static PlHandle *
-push_call(PlLoop *self, PyTypeObject *type, const call_args *call)
+push_call(PlLoop *self, PyTypeObject *type, const pl_call *call)
 {
     if (pl_inbox_pending(&self->core->inbox)) {
         pl_loop_drain_inbox(self);
@@ -344,11 +233,10 @@ PyObject *
 loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
-    call_args call;
+    pl_call call;
     PyTypeObject *type = self->st->HandleType;
 
-    if (parse_call(self, "call_soon", callback_param, 1, args, nargs, kwnames,
-                   &call) < 0 ||
+    if (pl_call_parse(self->st, &call_soon, args, nargs, kwnames, &call) < 0 ||
         pl_loop_check_closed(self) < 0)
     {
         return NULL;
@@ -377,10 +265,10 @@ PyObject *
 loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames)
 {
-    call_args call;
+    pl_call call;
 
-    if (parse_call(self, "call_soon_threadsafe", callback_param, 1, args,
-                   nargs, kwnames, &call) < 0 ||
+    if (pl_call_parse(self->st, &call_soon_threadsafe, args, nargs, kwnames,
+                      &call) < 0 ||
         pl_loop_check_closed(self) < 0 ||
         check_callback(self, call.args[0], "call_soon_threadsafe") < 0)
     {
@@ -517,7 +405,7 @@ post_timer(PlLoop *self, PlHandle *timer)
 }
 
 static PyObject *
-schedule(PlLoop *self, double when, const call_args *call)
+schedule(PlLoop *self, double when, const pl_call *call)
 {
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
@@ -553,11 +441,9 @@ PyObject *
 loop_call_at(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
              PyObject *kwnames)
 {
-    call_args call;
+    pl_call call;
 
-    if (parse_call(self, "call_at", when_params, 2, args, nargs, kwnames,
-                   &call) < 0)
-    {
+    if (pl_call_parse(self->st, &call_at, args, nargs, kwnames, &call) < 0) {
         return NULL;
     }
     if (call.args[0] == Py_None) {
@@ -582,10 +468,9 @@ PyObject *
 loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
-    call_args call;
+    pl_call call;
 
-    if (parse_call(self, "call_later", delay_params, 2, args, nargs, kwnames,
-                   &call) < 0)
+    if (pl_call_parse(self->st, &call_later, args, nargs, kwnames, &call) < 0)
     {
         return NULL;
     }

@@ -1,6 +1,7 @@
 /* The stream transport: opening, extra info, the type; see stream.h. */
 
 #include "stream.h"
+#include "args.h"
 #include "handle.h"
 
 #include <errno.h>

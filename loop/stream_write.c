@@ -9,6 +9,7 @@
    mutable is copied before write() returns. */
 
 #include "stream.h"
+#include "args.h"
 
 #include <errno.h>
 #include <limits.h>

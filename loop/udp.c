@@ -15,6 +15,7 @@
    the turn and its poll between two datagrams, while nothing else is ready. */
 
 #include "udp.h"
+#include "args.h"
 
 #include <errno.h>
 #include <netinet/in.h>

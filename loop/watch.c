@@ -12,6 +12,7 @@
    left is silent, a duplicate of a closed descriptor included, and goes with
    the descriptor. */
 
+#include "args.h"
 #include "handle.h"
 #include "stream.h"
 
@@ -221,12 +222,6 @@ static PyObject *
 watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
           enum side side)
 {
-    if (nargs < 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "add_%s() takes a file descriptor and a callback",
-                     side == READER ? "reader" : "writer");
-        return NULL;
-    }
     if (pl_loop_check_closed(self) < 0) {
         return NULL;
     }
@@ -429,17 +424,15 @@ static PyObject *
 checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    enum side side)
 {
-    if (nargs > 0) {
-        if (pl_loop_check_thread(self) < 0) {
-            return NULL;
-        }
-        PyObject *none = ensure_fd_no_transport(self, args[0]);
+    PyObject *none = pl_loop_check_thread(self) < 0
+                         ? NULL
+                         : ensure_fd_no_transport(self, args[0]);
 
-        if (none == NULL) {
-            return NULL;
-        }
-        Py_DECREF(none);
+    if (none == NULL) {
+        return NULL;
     }
+    Py_DECREF(none);
+
     PyObject *handle = watch_add(self, args, nargs, side);
 
     if (handle == NULL) {
@@ -449,14 +442,40 @@ checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
+static const pl_signature add_signature[2] = {
+    [READER] = {"add_reader", {"fd", "callback"}, 2, false},
+    [WRITER] = {"add_writer", {"fd", "callback"}, 2, false},
+};
+
+/* _add_reader(): any file, without a look at the transports. */
+static PyObject *
+unchecked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, enum side side)
+{
+    pl_call call;
+
+    if (pl_call_parse(self->st, &add_signature[side], args, nargs, kwnames,
+                      &call) < 0)
+    {
+        return NULL;
+    }
+    return watch_add(self, call.args, call.nargs, side);
+}
+
 static PyObject *
 checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-            enum side side)
+            PyObject *kwnames, enum side side)
 {
+    pl_call call;
     PyObject *result;
 
+    if (pl_call_parse(self->st, &add_signature[side], args, nargs, kwnames,
+                      &call) < 0)
+    {
+        return NULL;
+    }
     Py_BEGIN_CRITICAL_SECTION(self);
-    result = checked_add_locked(self, args, nargs, side);
+    result = checked_add_locked(self, call.args, call.nargs, side);
     Py_END_CRITICAL_SECTION();
     return result;
 }
@@ -486,50 +505,18 @@ checked_remove(PlLoop *self, PyObject *file, enum side side)
     return result;
 }
 
-/* add_reader(fd, callback, *args), the first two perhaps by name. */
-static PyObject *
-add_by_name(PlLoop *self, const char *method, PyObject *const *args,
-            Py_ssize_t nargs, PyObject *kwnames, enum side side)
-{
-    static const char *const names[] = {"fd", "callback"};
-    PyObject *both[2] = {nargs > 0 ? args[0] : NULL,
-                         nargs > 1 ? args[1] : NULL};
-
-    if (kwnames == NULL) {
-        return checked_add(self, args, nargs, side);
-    }
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        int place = PyUnicode_CompareWithASCIIString(name, names[0]) == 0 ? 0
-                    : PyUnicode_CompareWithASCIIString(name, names[1]) == 0
-                        ? 1
-                        : 2;
-
-        if (place == 2 || both[place] != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         place == 2
-                             ? "%s() got an unexpected keyword argument '%U'"
-                             : "%s() got multiple values for argument '%U'",
-                         method, name);
-            return NULL;
-        }
-        both[place] = args[nargs + i];
-    }
-    return checked_add(self, both, both[0] && both[1] ? 2 : 0, side);
-}
-
 PyObject *
 loop_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
-    return add_by_name(self, "add_reader", args, nargs, kwnames, READER);
+    return checked_add(self, args, nargs, kwnames, READER);
 }
 
 PyObject *
 loop_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
 {
-    return add_by_name(self, "add_writer", args, nargs, kwnames, WRITER);
+    return checked_add(self, args, nargs, kwnames, WRITER);
 }
 
 PyObject *
@@ -553,15 +540,17 @@ loop_remove_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 PyObject *
-loop_private_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
+loop_private_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames)
 {
-    return watch_add(self, args, nargs, READER);
+    return unchecked_add(self, args, nargs, kwnames, READER);
 }
 
 PyObject *
-loop_private_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
+loop_private_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames)
 {
-    return watch_add(self, args, nargs, WRITER);
+    return unchecked_add(self, args, nargs, kwnames, WRITER);
 }
 
 PyObject *
