@@ -53,7 +53,15 @@ pl_context_probe(pl_state *st)
         holds = var == NULL ? -1 : layout_holds(var);
         Py_XDECREF(var);
     }
-    st->context_layout = holds > 0;
+    if (holds > 0) {
+        PyObject *empty = PyContext_New();
+
+        if (empty == NULL) {
+            return -1;
+        }
+        st->no_vars = Py_NewRef(vars_of(empty));
+        Py_DECREF(empty);
+    }
     return holds < 0 ? -1 : 0;
 }
 
@@ -64,18 +72,24 @@ may_share(PlLoop *loop)
     unsigned long thread =
         atomic_load_explicit(&loop->thread, memory_order_relaxed);
 
-    return loop->st->context_layout && !loop->debug &&
-           (PL_FREE_THREADED ? thread == PyThread_get_thread_ident()
-                             : thread != 0);
+    return loop->st->no_vars != NULL && !loop->debug &&
+           (PL_FREE_THREADED ? thread == pl_thread_ident() : thread != 0);
 }
 
-PyObject *
-pl_context_share(PlLoop *loop)
+int
+pl_context_share(PlLoop *loop, PyObject **shared)
 {
     PyObject *current = PyThreadState_Get()->context;
 
-    if (current == NULL || !may_share(loop)) {
-        return NULL;
+    *shared = NULL;
+    if (loop->st->no_vars == NULL || loop->debug) {
+        return 0;
+    }
+    if (current == NULL || vars_of(current) == loop->st->no_vars) {
+        return 1;
+    }
+    if (!may_share(loop)) {
+        return 0;
     }
     if (loop->pristine == NULL || vars_of(loop->pristine) != vars_of(current))
     {
@@ -83,15 +97,23 @@ pl_context_share(PlLoop *loop)
 
         if (copy == NULL) {
             PyErr_Clear(); /* the caller's own try will tell */
-            return NULL;
+            return 0;
         }
         PyObject *before = loop->pristine;
 
         loop->pristine = Py_NewRef(copy);
+        *shared = copy;
         Py_XDECREF(before); /* may run user code: which may move pristine */
-        return copy;
+        return 1;
     }
-    return Py_NewRef(loop->pristine);
+    *shared = Py_NewRef(loop->pristine);
+    return 1;
+}
+
+PyObject *
+pl_context_copy(PyObject *shared)
+{
+    return shared == NULL ? PyContext_New() : PyContext_Copy(shared);
 }
 
 PyObject *
@@ -99,44 +121,70 @@ pl_context_take(PlLoop *loop, PyObject *shared)
 {
     PyObject *taken = NULL;
 
-    if (may_share(loop)) {
-        if (loop->scratch != NULL && vars_of(loop->scratch) == vars_of(shared))
-        {
-            taken = loop->scratch;
-            loop->scratch = NULL;
-        }
-        else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
-            /* Scheduled once: no other callback needs it. */
-            taken = loop->pristine;
-            loop->pristine = NULL;
-        }
+    if (!may_share(loop)) {
+        /* a copy it is */
+    }
+    else if (shared == NULL) {
+        taken = loop->empty;
+        loop->empty = NULL;
+    }
+    else if (loop->scratch != NULL &&
+             vars_of(loop->scratch) == vars_of(shared))
+    {
+        taken = loop->scratch;
+        loop->scratch = NULL;
+    }
+    else if (loop->pristine == shared && Py_REFCNT(shared) == 2) {
+        /* Scheduled once: no other callback needs it. */
+        taken = loop->pristine;
+        loop->pristine = NULL;
     }
     if (taken == NULL) {
-        taken = PyContext_Copy(shared);
+        taken = pl_context_copy(shared);
         if (taken == NULL) {
             return NULL;
         }
     }
-    Py_DECREF(shared);
+    Py_XDECREF(shared);
     return taken;
+}
+
+/* Where a context with these variables is kept, or NULL. */
+static PyObject **
+place_for(PlLoop *loop, PyObject *vars)
+{
+    return vars == loop->st->no_vars ? &loop->empty
+           : loop->pristine != NULL && vars == vars_of(loop->pristine)
+               ? &loop->scratch
+               : NULL;
 }
 
 void
 pl_context_give(PlLoop *loop, PyObject *context)
 {
-    PyObject *before = NULL;
+    PyObject **place =
+        may_share(loop) ? place_for(loop, vars_of(context)) : NULL;
 
-    if (may_share(loop) && loop->pristine != NULL &&
-        vars_of(context) == vars_of(loop->pristine) && PL_UNIQUE(context) &&
+    if (place != NULL && PL_UNIQUE(context) &&
         ((pl_context_layout *)context)->weaklist == NULL)
     {
-        before = loop->scratch;
-        loop->scratch = context;
+        PyObject *before = *place;
+
+        *place = context;
+        context = before;
     }
-    else {
-        before = context;
-    }
-    Py_XDECREF(before);
+    Py_XDECREF(context);
+}
+
+static void
+drop_variables(PlLoop *loop)
+{
+    PyObject *pristine = loop->pristine;
+    PyObject *scratch = loop->scratch;
+
+    loop->pristine = loop->scratch = NULL;
+    Py_XDECREF(pristine);
+    Py_XDECREF(scratch);
 }
 
 void
@@ -148,17 +196,13 @@ pl_context_rest(PlLoop *loop)
     if ((loop->pristine != NULL && vars_of(loop->pristine) != vars) ||
         (loop->scratch != NULL && vars_of(loop->scratch) != vars))
     {
-        pl_context_drop(loop);
+        drop_variables(loop);
     }
 }
 
 void
 pl_context_drop(PlLoop *loop)
 {
-    PyObject *pristine = loop->pristine;
-    PyObject *scratch = loop->scratch;
-
-    loop->pristine = loop->scratch = NULL;
-    Py_XDECREF(pristine);
-    Py_XDECREF(scratch);
+    drop_variables(loop);
+    Py_CLEAR(loop->empty);
 }

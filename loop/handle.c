@@ -29,11 +29,19 @@ static int
 freelist_mine(PlLoop *loop)
 {
 #if PL_FREE_THREADED
-    return loop->thread == PyThread_get_thread_ident();
+    return loop->thread == pl_thread_ident();
 #else
     (void)loop;
     return 1;
 #endif
+}
+
+/* Memory of the thread that posted it: kept here it would keep that thread's
+   heap from being given back, and each new thread looks through such heaps. */
+static bool
+is_posted(PlLoop *loop, PyTypeObject *type)
+{
+    return PL_FREE_THREADED && type == loop->st->ThreadSafeHandleType;
 }
 
 #endif
@@ -71,7 +79,7 @@ handle_free(PlLoop *loop, PyTypeObject *type, PlHandle *self)
     int list = freelist_index(type);
 
     if (loop != NULL && !loop->closed && freelist_mine(loop) &&
-        loop->free_count[list] < PL_FREELIST_MAX)
+        !is_posted(loop, type) && loop->free_count[list] < PL_FREELIST_MAX)
     {
         self->callback = loop->free_handles[list];
         loop->free_handles[list] = self;
@@ -122,8 +130,7 @@ pl_handle_new(PlLoop *loop, PyTypeObject *type, PyObject *callback,
         ((PlHandleX *)self)->traceback = NULL;
     }
     if (context == NULL || context == Py_None) {
-        self->context = pl_context_share(loop);
-        if (self->context != NULL) {
+        if (pl_context_share(loop, &self->context)) {
             self->flags = PL_SHARED;
         }
         else if ((self->context = PyContext_CopyCurrent()) == NULL) {
@@ -175,18 +182,18 @@ own_context(PlHandle *self)
     if (!(pl_handle_flags(self) & PL_SHARED)) {
         return 0;
     }
-    PyObject *shared = Py_NewRef(self->context);
-    PyObject *copy = PyContext_Copy(shared);
+    PyObject *shared = Py_XNewRef(self->context);
+    PyObject *copy = pl_context_copy(shared);
 
     if (copy != NULL && (pl_handle_flags(self) & PL_SHARED)) {
         self->context = copy;
         pl_handle_unset(self, PL_SHARED);
-        Py_DECREF(shared); /* the handle's */
+        Py_XDECREF(shared); /* the handle's */
     }
     else {
         Py_XDECREF(copy);
     }
-    Py_DECREF(shared);
+    Py_XDECREF(shared);
     return copy == NULL ? -1 : 0;
 }
 
@@ -551,7 +558,7 @@ wait_for_callback(PlHandle *self)
     while ((pl_handle_flags(self) & (PL_THREADSAFE | PL_RUNNING)) ==
                (PL_THREADSAFE | PL_RUNNING) &&
            st->asyncio_threadsafe_handle != st->asyncio_handle &&
-           atomic_load(&self->loop->thread) != PyThread_get_thread_ident())
+           atomic_load(&self->loop->thread) != pl_thread_ident())
     {
         Py_BEGIN_ALLOW_THREADS
         usleep(pause);

@@ -24,7 +24,7 @@ enum pl_handle_flag {
     PL_HAS_REPR = 8,     /* cancelled in debug mode: args[0] is the repr */
     PL_PERSISTENT = 16,  /* add_reader's: runs many times */
     PL_THREADSAFE = 32,  /* call_soon_threadsafe's: shown as such */
-    PL_SHARED = 64,      /* its context is the loop's pristine copy … */
+    PL_SHARED = 64,      /* its context is one that callbacks share … */
     PL_TAKEN = 128,      /* … or was taken for it: context.h */
     PL_WHEN_INT = 256,   /* call_at() was given an int, which is shown */
 };

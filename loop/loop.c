@@ -136,6 +136,7 @@ loop_traverse(PlLoop *self, visitproc visit, void *arg)
     Py_VISIT(self->slow_hook);
     Py_VISIT(self->pristine);
     Py_VISIT(self->scratch);
+    Py_VISIT(self->empty);
     Py_VISIT(self->thread_id);
     for (size_t i = 0; i < pl_ring_count(&self->ready); i++) {
         int status = visit_entry(pl_ring_at(&self->ready, i), visit, arg);
@@ -276,7 +277,10 @@ loop_clear(PlLoop *self)
 static void
 close_core(PlLoop *self)
 {
+    /* Whoever works on the idle loop in another thread is waited for. */
+    Py_BEGIN_CRITICAL_SECTION(self);
     self->closed = true;
+    Py_END_CRITICAL_SECTION();
     if (self->core == NULL) {
         return;
     }
@@ -652,7 +656,7 @@ check_owner(PlLoop *self, const char *name)
 {
     unsigned long owner = atomic_load(&self->thread);
 
-    if (owner != 0 && owner != PyThread_get_thread_ident()) {
+    if (owner != 0 && owner != pl_thread_ident()) {
         PyErr_Format(PyExc_RuntimeError,
                      "%s is set by the thread that runs the loop", name);
         return -1;

@@ -71,7 +71,7 @@ struct PlLoop {
     bool timers_untracked;      /* some of them, by the collector: sched.c */
     PyObject *task_factory;     /* asyncio's _task_factory */
     PyObject *thread_id;        /* int while running, else NULL */
-    atomic_ulong thread;        /* the same in C; 0 while not running; other
+    atomic_ulong thread;        /* pl_thread_ident() then, else 0; other
                                    threads compare it with their own */
     atomic_bool closed;         /* any thread may ask */
     atomic_bool stopping;       /* so may these two be by */
@@ -91,6 +91,7 @@ struct PlLoop {
     int64_t trimmed_ns;         /* … when free_handles last gave some back */
     PyObject *pristine;         /* contexts to share, or NULL: context.h */
     PyObject *scratch;          /* … and to run in */
+    PyObject *empty;            /* … without variables */
     PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */
     int64_t slow_ns;            /* its threshold */
     int64_t timed_ns; /* start of what runs, if it is timed, or 0 */

@@ -137,6 +137,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->ensure_fd_no_transport);
     Py_VISIT(st->loop_kwnames);
     Py_VISIT(st->socket_fileno);
+    Py_VISIT(st->no_vars);
     for (int i = 0; i < PL_FAMILIES; i++) {
         Py_VISIT(st->families[i]);
     }
@@ -171,6 +172,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->ensure_fd_no_transport);
     Py_CLEAR(st->loop_kwnames);
     Py_CLEAR(st->socket_fileno);
+    Py_CLEAR(st->no_vars);
     for (int i = 0; i < PL_FAMILIES; i++) {
         Py_CLEAR(st->families[i]);
     }

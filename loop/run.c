@@ -608,9 +608,9 @@ track_waiting(PlLoop *self)
 static int
 take_loop(PlLoop *self)
 {
-    unsigned long me = PyThread_get_thread_ident();
+    unsigned long me = pl_thread_ident();
     unsigned long none = 0;
-    PyObject *id = PyLong_FromUnsignedLong(me);
+    PyObject *id = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
     int taken;
 
     if (id == NULL) {
@@ -650,7 +650,7 @@ leave_loop(PlLoop *self)
 static bool
 is_ours(PlLoop *self)
 {
-    return atomic_load(&self->thread) == PyThread_get_thread_ident();
+    return atomic_load(&self->thread) == pl_thread_ident();
 }
 
 PyObject *

@@ -52,6 +52,23 @@ running_thread(PlLoop *self)
     return atomic_load_explicit(&self->thread, memory_order_relaxed);
 }
 
+/* May this thread work on the loop's data without a lock?  (With a GIL its
+   holder may.) */
+static inline bool
+runs_here(PlLoop *self)
+{
+    return !PL_FREE_THREADED || running_thread(self) == pl_thread_ident();
+}
+
+/* Asked and used within one critical section of the loop: nobody runs it, and
+   so its data is whose the section is. */
+static inline bool
+is_idle(PlLoop *self)
+{
+    return running_thread(self) == 0 &&
+           !atomic_load_explicit(&self->closed, memory_order_relaxed);
+}
+
 int
 pl_loop_check_thread(PlLoop *self)
 {
@@ -69,7 +86,7 @@ pl_loop_insist_thread(PlLoop *self)
 {
     unsigned long owner = running_thread(self);
 
-    if (owner != 0 && owner != PyThread_get_thread_ident()) {
+    if (owner != 0 && owner != pl_thread_ident()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "Non-thread-safe operation invoked on an event loop "
                         "other than the current one");
@@ -162,22 +179,31 @@ pl_loop_drain_inbox(PlLoop *self)
 }
 
 /* Whoever may touch the ring: the loop's thread, or on a build with a GIL its
-   holder.  New ref to the handle, which is in the ring. */
-static PlHandle *
-push_call(PlLoop *self, PyTypeObject *type, const pl_call *call)
+   holder.  Keeps a reference of the ring's own. */
+static int
+push_handle(PlLoop *self, PlHandle *handle)
 {
     if (pl_inbox_pending(&self->core->inbox)) {
         pl_loop_drain_inbox(self);
     }
-    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
-                                     call->nargs - 1, call->context);
-
-    if (handle == NULL || pl_loop_push(self, Py_NewRef(handle)) < 0) {
-        Py_XDECREF(handle);
-        return NULL;
+    if (pl_loop_push(self, Py_NewRef(handle)) < 0) {
+        return -1;
     }
     if (running_thread(self) == 0) {
         PyObject_GC_Track(handle);
+    }
+    return 0;
+}
+
+/* New ref to the handle, which is in the ring. */
+static PlHandle *
+push_call(PlLoop *self, PyTypeObject *type, const pl_call *call)
+{
+    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
+                                     call->nargs - 1, call->context);
+
+    if (handle != NULL && push_handle(self, handle) < 0) {
+        Py_CLEAR(handle);
     }
     return handle;
 }
@@ -192,10 +218,20 @@ report_wakeup(PlLoop *self)
 
 #if PL_FREE_THREADED
 
-/* No lock guards the ring, so every other thread takes the inbox. */
-static PyObject *
-post_handle(PlLoop *self, PlHandle *handle)
+/* No lock guards the ring of a loop that runs: every other thread takes the
+   inbox.  New ref to the handle. */
+static PlHandle *
+post_call(PlLoop *self, const pl_call *call, uint32_t flags)
 {
+    PlHandle *handle =
+        pl_handle_new(self, self->st->ThreadSafeHandleType, call->args[0],
+                      call->args + 1, call->nargs - 1, call->context);
+
+    if (handle == NULL) {
+        return NULL;
+    }
+    handle->flags |= flags;
+
     pl_link *link = &((PlHandleX *)Py_NewRef(handle))->link;
 
     link->size = 0;
@@ -211,7 +247,31 @@ post_handle(PlLoop *self, PlHandle *handle)
     default:
         break;
     }
-    return (PyObject *)handle;
+    return handle;
+}
+
+/* call_soon() of a thread that does not run the loop: most often of the one
+   that is about to.  New ref to the handle. */
+static PlHandle *
+push_idle(PlLoop *self, PyTypeObject *type, const pl_call *call)
+{
+    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
+                                     call->nargs - 1, call->context);
+    int status = 1;
+
+    if (handle == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (is_idle(self)) {
+        status = push_handle(self, handle);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (status == 0) {
+        return handle;
+    }
+    Py_DECREF(handle);
+    return status < 0 ? NULL : post_call(self, call, 0);
 }
 
 #endif
@@ -250,12 +310,8 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         type = self->st->DebugHandleType;
     }
 #if PL_FREE_THREADED
-    if (running_thread(self) != PyThread_get_thread_ident()) {
-        PlHandle *posted =
-            pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
-                          call.args + 1, call.nargs - 1, call.context);
-
-        return posted == NULL ? NULL : post_handle(self, posted);
+    if (!runs_here(self)) {
+        return (PyObject *)push_idle(self, type, &call);
     }
 #endif
     return (PyObject *)push_call(self, type, &call);
@@ -275,16 +331,8 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
         return NULL;
     }
 #if PL_FREE_THREADED
-    if (running_thread(self) != PyThread_get_thread_ident()) {
-        PlHandle *posted =
-            pl_handle_new(self, self->st->ThreadSafeHandleType, call.args[0],
-                          call.args + 1, call.nargs - 1, call.context);
-
-        if (posted == NULL) {
-            return NULL;
-        }
-        (void)pl_handle_set(posted, PL_THREADSAFE);
-        return post_handle(self, posted);
+    if (!runs_here(self)) {
+        return (PyObject *)post_call(self, &call, PL_THREADSAFE);
     }
 #endif
     PlHandle *handle = push_call(
@@ -304,10 +352,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
 PyObject *
 loop_add_callback(PlLoop *self, PyObject *handle)
 {
-    if (pl_handle_check(self->st, handle) &&
-        (!PL_FREE_THREADED ||
-         running_thread(self) == PyThread_get_thread_ident()))
-    {
+    if (pl_handle_check(self->st, handle) && runs_here(self)) {
         if (!(pl_handle_flags((PlHandle *)handle) & PL_CANCELLED) &&
             pl_loop_push(self, Py_NewRef(handle)) < 0)
         {
@@ -327,43 +372,41 @@ loop_add_callback(PlLoop *self, PyObject *handle)
    more than this in the heap no more are left for that. */
 #define UNTRACKED_TIMERS 8192
 
-/* On a free-threaded build no lock guards the heap of a loop that runs. */
-static bool
-runs_elsewhere(PlLoop *self)
+static int
+push_timer_here(PlLoop *self, PlHandle *handle)
 {
-    unsigned long owner = running_thread(self);
+    double when = ((PlHandleX *)handle)->when;
 
-    return PL_FREE_THREADED && owner != 0 &&
-           owner != PyThread_get_thread_ident();
+    /* asyncio's comparisons let a nan through at once. */
+    if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when, handle) <
+        0)
+    {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_INCREF(handle);
+    (void)pl_handle_set(handle, PL_IN_HEAP);
+    if (self->in_turn && self->timers.count <= UNTRACKED_TIMERS) {
+        self->timers_untracked = true;
+    }
+    else if (!PyObject_GC_IsTracked((PyObject *)handle)) {
+        PyObject_GC_Track(handle);
+    }
+    return 0;
 }
 
 /* 0, -1, or 1 when the timer has to go to another thread. */
 static int
 push_timer(PlLoop *self, PlHandle *handle)
 {
-    double when = ((PlHandleX *)handle)->when;
-    int status = 0;
+    int status = 1;
 
+    if (runs_here(self)) {
+        return push_timer_here(self, handle);
+    }
     Py_BEGIN_CRITICAL_SECTION(self);
-    /* asyncio's comparisons let a nan through at once. */
-    if (runs_elsewhere(self)) {
-        status = 1;
-    }
-    else if (pl_heap_push(&self->timers, isnan(when) ? -HUGE_VAL : when,
-                          handle) < 0)
-    {
-        PyErr_NoMemory();
-        status = -1;
-    }
-    else {
-        Py_INCREF(handle);
-        (void)pl_handle_set(handle, PL_IN_HEAP);
-        if (self->in_turn && self->timers.count <= UNTRACKED_TIMERS) {
-            self->timers_untracked = true;
-        }
-        else if (!PyObject_GC_IsTracked((PyObject *)handle)) {
-            PyObject_GC_Track(handle);
-        }
+    if (is_idle(self)) {
+        status = push_timer_here(self, handle);
     }
     Py_END_CRITICAL_SECTION();
     return status;
@@ -550,13 +593,16 @@ pl_loop_timer_cancelled(PlLoop *self, PyObject *handle)
     void **dropped = NULL;
     size_t count = 0;
 
-    Py_BEGIN_CRITICAL_SECTION(self);
-    if (!PL_FREE_THREADED || running_thread(self) == 0 ||
-        running_thread(self) == PyThread_get_thread_ident())
-    {
+    if (runs_here(self)) {
         dropped = take_cancelled(self, handle, &single, &count);
     }
-    Py_END_CRITICAL_SECTION();
+    else {
+        Py_BEGIN_CRITICAL_SECTION(self);
+        if (is_idle(self)) {
+            dropped = take_cancelled(self, handle, &single, &count);
+        }
+        Py_END_CRITICAL_SECTION();
+    }
     if (single != NULL) {
         pl_handle_unset((PlHandle *)single, PL_IN_HEAP);
         pl_handle_drop((PlHandle *)single);

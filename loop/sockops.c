@@ -105,8 +105,8 @@ receive(int fd, void *buffer, size_t size, peer *from)
 static char *
 shared_buffer(PlLoop *self)
 {
-    if (self->closed || (PL_FREE_THREADED && atomic_load(&self->thread) !=
-                                                 PyThread_get_thread_ident()))
+    if (self->closed ||
+        (PL_FREE_THREADED && atomic_load(&self->thread) != pl_thread_ident()))
     {
         return NULL;
     }

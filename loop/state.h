@@ -134,11 +134,13 @@ typedef struct {
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */
     PyObject *loop_kwnames;                 /* ("loop",) */
     PyObject *socket_fileno;                /* _socket.socket's method */
+    PyObject *no_vars;                      /* an empty context's: context.h;
+                                               NULL: layout unknown */
     PyObject *families[PL_FAMILIES];        /* AddressFamily members */
     PyObject *kinds[PL_KINDS];              /* SocketKind members */
     int attach_takes_transport;             /* Server._attach(transport) */
     int create_task_hands_on;               /* any keyword to Task */
-    int context_layout;                     /* is as context.h has it */
+
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)
 #undef X

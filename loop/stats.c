@@ -111,7 +111,7 @@ loop_stats(PlLoop *self, PyObject *args, PyObject *kwargs)
     /* Where call_soon() of a loop that does not run goes. */
     unsigned long running = atomic_load(&self->thread);
 
-    if (running == 0 || running == PyThread_get_thread_ident()) {
+    if (running == 0 || running == pl_thread_ident()) {
         Py_BEGIN_CRITICAL_SECTION(self);
         if (!self->closed && pl_inbox_pending(&self->core->inbox)) {
             pl_loop_drain_inbox(self);

@@ -525,7 +525,7 @@ schedule_send(PlStream *self)
         /* on its way */
     }
     else if (atomic_load_explicit(&loop->thread, memory_order_relaxed) !=
-                 PyThread_get_thread_ident() ||
+                 pl_thread_ident() ||
              self->buffered > self->high || self->buffered >= PL_HIGH_WATER)
     {
         if (stream_send(self, 0) < 0) {

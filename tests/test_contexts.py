@@ -23,6 +23,20 @@ from support import (
 
 variable = contextvars.ContextVar("variable", default="unset")
 
+another = contextvars.ContextVar("another")
+
+
+@pytest.fixture(autouse=True, params=["no variables", "others set"])
+def surroundings(request):
+    """What is scheduled without a variable set takes a way of its own."""
+    if request.param == "no variables":
+        yield
+    else:
+        token = another.set("other")
+        yield
+        another.reset(token)
+
+
 UNIX_DATAGRAMS = socket.AF_UNIX, socket.SOCK_DGRAM
 
 
@@ -419,6 +433,32 @@ async def test_each_handle_has_a_context_of_its_own():
     assert variable.get() == "unset"
     for handle in handles:
         handle.cancel()
+
+
+@pytest.mark.parametrize("value", ["unset", "mine"])
+def test_the_context_of_what_another_thread_posts(loop, value):
+    seen, contexts = [], []
+
+    def note():
+        seen.append(variable.get())
+        variable.set("ran")
+
+    def post():
+        if value != "unset":
+            variable.set(value)
+        handles = [loop.call_soon_threadsafe(note) for _ in range(3)]
+        contexts.extend(handle._context for handle in handles[1:])
+        assert handles[1]._context is contexts[0] is not contexts[1]
+        assert contexts[0].get(variable, "unset") == value
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    thread.join()
+    loop.run_forever()
+    assert seen == [value] * 3
+    assert [context[variable] for context in contexts] == ["ran"] * 2
+    assert variable.get() == "unset"
 
 
 async def test_the_context_shown_is_the_one_it_runs_in():

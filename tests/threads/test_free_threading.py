@@ -16,6 +16,7 @@ from support import (
     error,
     finish,
     run_script,
+    until,
 )
 
 FREE_THREADED_BUILD = sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -222,7 +223,31 @@ def test_getters_read_by_other_threads(loop_factory):
     in_threads(work, look, look)
 
 
-def test_closing_while_others_post(loop_factory):
+def test_threads_schedule_on_a_loop_that_is_about_to_run(loop_factory):
+    """Started by one thread and set up by another: nobody's order is lost."""
+    size, count = 3, 500
+    for _ in range(5):
+        loop = loop_factory()
+        calls = []
+        ready = threading.Barrier(size + 1)
+
+        def schedule(source):
+            ready.wait(DEADLINE)
+            for n in range(count):
+                loop.call_soon(calls.append, (source, n))
+
+        def run():
+            ready.wait(DEADLINE)
+            loop.run_until_complete(until(lambda: len(calls) == size * count))
+            loop.close()
+
+        in_threads(run, *[lambda n=n: schedule(n) for n in range(size)])
+        for source in range(size):
+            assert [n for s, n in calls if s == source] == list(range(count))
+
+
+@pytest.mark.parametrize("method", ["call_soon", "call_soon_threadsafe"])
+def test_closing_while_others_post(loop_factory, method):
     for _ in range(30):
         loop = loop_factory()
         ready = threading.Barrier(4)
@@ -231,7 +256,7 @@ def test_closing_while_others_post(loop_factory):
         def post():
             ready.wait(DEADLINE)
             while True:
-                result = error(loop.call_soon_threadsafe, int)
+                result = error(getattr(loop, method), int)
                 if result:
                     texts.add(result)
                     return
