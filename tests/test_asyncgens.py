@@ -123,6 +123,10 @@ def test_dropped_in_another_thread(loop):
 
     seen = []
 
+    def tick():
+        """Without a GIL only the thread that made it ends it: not asleep."""
+        loop.call_later(0.01, tick)
+
     async def numbers():
         try:
             yield 1
@@ -138,6 +142,7 @@ def test_dropped_in_another_thread(loop):
     holder = loop.run_until_complete(main())
     thread = threading.Thread(target=holder.clear)
     loop.call_soon(thread.start)
+    loop.call_soon(tick)
     loop.run_forever()
     thread.join()
     assert seen == [threading.current_thread()]
