@@ -66,14 +66,18 @@ pl_context_probe(pl_state *st)
 }
 
 /* In debug mode a handle keeps what it ran. */
-static inline int
+static inline bool
+may_compare(PlLoop *loop)
+{
+    return loop->st->no_vars != NULL && !loop->debug;
+}
+
+/* May what the loop keeps be used? */
+static inline bool
 may_share(PlLoop *loop)
 {
-    unsigned long thread =
-        atomic_load_explicit(&loop->thread, memory_order_relaxed);
-
-    return loop->st->no_vars != NULL && !loop->debug &&
-           (PL_FREE_THREADED ? thread == pl_thread_ident() : thread != 0);
+    return may_compare(loop) && pl_loop_runs_here(loop) &&
+           atomic_load_explicit(&loop->thread, memory_order_relaxed) != 0;
 }
 
 int
@@ -82,7 +86,7 @@ pl_context_share(PlLoop *loop, PyObject **shared)
     PyObject *current = PyThreadState_Get()->context;
 
     *shared = NULL;
-    if (loop->st->no_vars == NULL || loop->debug) {
+    if (!may_compare(loop)) {
         return 0;
     }
     if (current == NULL || vars_of(current) == loop->st->no_vars) {

@@ -25,17 +25,6 @@ freelist_index(PyTypeObject *type)
     return type->tp_basicsize != sizeof(PlHandle);
 }
 
-static int
-freelist_mine(PlLoop *loop)
-{
-#if PL_FREE_THREADED
-    return loop->thread == pl_thread_ident();
-#else
-    (void)loop;
-    return 1;
-#endif
-}
-
 /* Memory of the thread that posted it: kept here it would keep that thread's
    heap from being given back, and each new thread looks through such heaps. */
 static bool
@@ -51,7 +40,7 @@ handle_alloc(PlLoop *loop, PyTypeObject *type)
 {
 #ifndef PL_SANITIZE
     int list = freelist_index(type);
-    PlHandle *self = freelist_mine(loop) ? loop->free_handles[list] : NULL;
+    PlHandle *self = pl_loop_runs_here(loop) ? loop->free_handles[list] : NULL;
 
     if (self != NULL) {
         loop->free_handles[list] = self->callback;
@@ -78,7 +67,7 @@ handle_free(PlLoop *loop, PyTypeObject *type, PlHandle *self)
 #ifndef PL_SANITIZE
     int list = freelist_index(type);
 
-    if (loop != NULL && !loop->closed && freelist_mine(loop) &&
+    if (loop != NULL && !loop->closed && pl_loop_runs_here(loop) &&
         !is_posted(loop, type) && loop->free_count[list] < PL_FREELIST_MAX)
     {
         self->callback = loop->free_handles[list];

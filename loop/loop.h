@@ -108,6 +108,16 @@ struct PlLoop {
     PyObject *transports; /* asyncio's table of them, once needed */
 };
 
+/* May this thread work on the loop's data without a lock?  (With a GIL its
+   holder may.) */
+static inline bool
+pl_loop_runs_here(PlLoop *loop)
+{
+    return !PL_FREE_THREADED ||
+           atomic_load_explicit(&loop->thread, memory_order_relaxed) ==
+               pl_thread_ident();
+}
+
 int pl_loop_type(PyObject *module, pl_state *st);
 /* PL_READ_BUFFER bytes for one read; NULL and MemoryError. */
 char *pl_loop_read_buffer(PlLoop *loop);

@@ -52,14 +52,6 @@ running_thread(PlLoop *self)
     return atomic_load_explicit(&self->thread, memory_order_relaxed);
 }
 
-/* May this thread work on the loop's data without a lock?  (With a GIL its
-   holder may.) */
-static inline bool
-runs_here(PlLoop *self)
-{
-    return !PL_FREE_THREADED || running_thread(self) == pl_thread_ident();
-}
-
 /* Asked and used within one critical section of the loop: nobody runs it, and
    so its data is whose the section is. */
 static inline bool
@@ -195,12 +187,19 @@ push_handle(PlLoop *self, PlHandle *handle)
     return 0;
 }
 
+/* New ref to a handle of the call; its callback is the argument at `place`. */
+static inline PlHandle *
+handle_of(PlLoop *self, PyTypeObject *type, const pl_call *call, int place)
+{
+    return pl_handle_new(self, type, call->args[place], call->args + place + 1,
+                         call->nargs - place - 1, call->context);
+}
+
 /* New ref to the handle, which is in the ring. */
 static PlHandle *
 push_call(PlLoop *self, PyTypeObject *type, const pl_call *call)
 {
-    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
-                                     call->nargs - 1, call->context);
+    PlHandle *handle = handle_of(self, type, call, 0);
 
     if (handle != NULL && push_handle(self, handle) < 0) {
         Py_CLEAR(handle);
@@ -224,8 +223,7 @@ static PlHandle *
 post_call(PlLoop *self, const pl_call *call, uint32_t flags)
 {
     PlHandle *handle =
-        pl_handle_new(self, self->st->ThreadSafeHandleType, call->args[0],
-                      call->args + 1, call->nargs - 1, call->context);
+        handle_of(self, self->st->ThreadSafeHandleType, call, 0);
 
     if (handle == NULL) {
         return NULL;
@@ -255,8 +253,10 @@ post_call(PlLoop *self, const pl_call *call, uint32_t flags)
 static PlHandle *
 push_idle(PlLoop *self, PyTypeObject *type, const pl_call *call)
 {
-    PlHandle *handle = pl_handle_new(self, type, call->args[0], call->args + 1,
-                                     call->nargs - 1, call->context);
+    if (running_thread(self) != 0) {
+        return post_call(self, call, 0);
+    }
+    PlHandle *handle = handle_of(self, type, call, 0);
     int status = 1;
 
     if (handle == NULL) {
@@ -310,7 +310,7 @@ loop_call_soon(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         type = self->st->DebugHandleType;
     }
 #if PL_FREE_THREADED
-    if (!runs_here(self)) {
+    if (!pl_loop_runs_here(self)) {
         return (PyObject *)push_idle(self, type, &call);
     }
 #endif
@@ -331,7 +331,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
         return NULL;
     }
 #if PL_FREE_THREADED
-    if (!runs_here(self)) {
+    if (!pl_loop_runs_here(self)) {
         return (PyObject *)post_call(self, &call, PL_THREADSAFE);
     }
 #endif
@@ -352,7 +352,7 @@ loop_call_soon_threadsafe(PlLoop *self, PyObject *const *args,
 PyObject *
 loop_add_callback(PlLoop *self, PyObject *handle)
 {
-    if (pl_handle_check(self->st, handle) && runs_here(self)) {
+    if (pl_handle_check(self->st, handle) && pl_loop_runs_here(self)) {
         if (!(pl_handle_flags((PlHandle *)handle) & PL_CANCELLED) &&
             pl_loop_push(self, Py_NewRef(handle)) < 0)
         {
@@ -401,7 +401,7 @@ push_timer(PlLoop *self, PlHandle *handle)
 {
     int status = 1;
 
-    if (runs_here(self)) {
+    if (pl_loop_runs_here(self)) {
         return push_timer_here(self, handle);
     }
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -458,9 +458,7 @@ schedule(PlLoop *self, double when, const pl_call *call)
     {
         return NULL;
     }
-    PlHandle *handle =
-        pl_handle_new(self, self->st->TimerHandleType, call->args[1],
-                      call->args + 2, call->nargs - 2, call->context);
+    PlHandle *handle = handle_of(self, self->st->TimerHandleType, call, 1);
 
     if (handle == NULL) {
         return NULL;
@@ -593,7 +591,7 @@ pl_loop_timer_cancelled(PlLoop *self, PyObject *handle)
     void **dropped = NULL;
     size_t count = 0;
 
-    if (runs_here(self)) {
+    if (pl_loop_runs_here(self)) {
         dropped = take_cancelled(self, handle, &single, &count);
     }
     else {

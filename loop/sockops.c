@@ -105,9 +105,7 @@ receive(int fd, void *buffer, size_t size, peer *from)
 static char *
 shared_buffer(PlLoop *self)
 {
-    if (self->closed ||
-        (PL_FREE_THREADED && atomic_load(&self->thread) != pl_thread_ident()))
-    {
+    if (self->closed || !pl_loop_runs_here(self)) {
         return NULL;
     }
     char *buffer = pl_loop_read_buffer(self);

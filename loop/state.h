@@ -140,7 +140,6 @@ typedef struct {
     PyObject *kinds[PL_KINDS];              /* SocketKind members */
     int attach_takes_transport;             /* Server._attach(transport) */
     int create_task_hands_on;               /* any keyword to Task */
-
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)
 #undef X

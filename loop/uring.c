@@ -175,7 +175,6 @@ fill(pl_uring *self, unsigned place, int index)
     pl_send *send = &self->batch[index];
     struct io_uring_sqe *entry = &self->entries[place & self->mask];
 
-    send->sent = -EAGAIN;
     memset(entry, 0, sizeof(*entry));
     entry->fd = send->fd;
     entry->msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -216,10 +215,10 @@ take_results(pl_uring *self)
 int
 pl_uring_send(pl_uring *self, int n)
 {
+    for (int i = 0; i < n; i++) {
+        self->batch[i].sent = -EAGAIN;
+    }
     if (self->pid != getpid()) {
-        for (int i = 0; i < n; i++) {
-            self->batch[i].sent = -EAGAIN;
-        }
         return -1;
     }
     unsigned tail = *self->tail;

@@ -57,6 +57,14 @@ def received(sock, size):
     return data
 
 
+async def exchange(near, far, word):
+    """Each of the near sends the word, and all of the far get it."""
+    for protocol in near:
+        protocol.transport.write(word)
+    await turns(2)
+    assert [received(sock, len(word)) for sock in far] == [word] * len(far)
+
+
 @pytest.mark.parametrize("count", [2, 64, 150])
 def test_sends_leave_together(uring, count):
     async def main():
@@ -376,13 +384,7 @@ def test_both_go_on_after_fork(uring):
     async def main():
         async with many(4) as (near, far):
             for n in range(200):
-                word = b"%d %d;" % (os.getpid(), n)
-                for protocol in near:
-                    protocol.transport.write(word)
-                await turns(2)
-                assert [received(sock, len(word)) for sock in far] == [
-                    word
-                ] * 4
+                await exchange(near, far, b"%d %d;" % (os.getpid(), n))
 
     pid = os.fork()
     if pid == 0:
@@ -403,12 +405,7 @@ def test_children_leave_the_parents_sends_alone(uring):
         async with many(48) as (near, far):
             yield
             while True:
-                for protocol in near:
-                    protocol.transport.write(word)
-                await turns(2)
-                assert [received(sock, len(word)) for sock in far] == [
-                    word
-                ] * 48
+                await exchange(near, far, word)
                 yield
 
     def send(runs):
