@@ -125,7 +125,6 @@ pl_core_close(pl_core *core)
         (void)uv_loop_close(&core->uv);
         core->uv_open = 0;
     }
-    pl_poller_fini(&core->poller);
     if (core->uring != NULL) {
         pl_uring_free(core->uring);
         core->uring = NULL;
@@ -133,24 +132,41 @@ pl_core_close(pl_core *core)
 
     pl_link *left = pl_inbox_close(&core->inbox);
 
-    /* A producer that came before the close may be writing the wake-up. */
+    /* A producer that came before the close may be sending the wake-up. */
     while (!forked && pl_inbox_waking(&core->inbox)) {
         sched_yield();
     }
     pl_wakeup_fini(&core->wakeup);
+    pl_poller_fini(&core->poller);
     return left;
+}
+
+/* The write, or where that is refused (a filter of system calls, EIO) a look
+   of the poller at the descriptor, which may always be written to: an event
+   too.  0 or the negative errno of the write. */
+static int
+send_wakeup(pl_core *core)
+{
+    int status = pl_wakeup_send(&core->wakeup);
+
+    if (status < 0) {
+        int saved = errno;
+
+        if (pl_poller_set(&core->poller, core->wakeup.write_fd, 0, PL_READ,
+                          PL_READ | PL_WRITE | PL_EDGE) == 0)
+        {
+            status = 0;
+        }
+        errno = saved;
+    }
+    pl_inbox_woken(&core->inbox, status == 0);
+    return status;
 }
 
 int
 pl_core_wake(pl_core *core)
 {
-    if (!pl_inbox_must_wake(&core->inbox)) {
-        return 0;
-    }
-    int status = pl_wakeup_send(&core->wakeup);
-
-    pl_inbox_woken(&core->inbox, status == 0);
-    return status;
+    return pl_inbox_must_wake(&core->inbox) ? send_wakeup(core) : 0;
 }
 
 int
@@ -170,9 +186,8 @@ pl_core_post_chain(pl_core *core, pl_link *newest, pl_link *oldest)
     case PL_PUSH_WAKE:
         break;
     }
-    int status = pl_wakeup_send(&core->wakeup);
+    int status = send_wakeup(core);
 
-    pl_inbox_woken(&core->inbox, status == 0);
     if (status < 0) {
         errno = -status;
         return 1;

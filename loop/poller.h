@@ -8,8 +8,9 @@
    has the measurement).  libuv's own loop hangs below this one by its
    backend descriptor.
 
-   Loop thread only; the batch is plain memory that no
-   garbage collector looks at, so it is filled without a thread state. */
+   Loop thread only, but for a change to the wake-up descriptor; the batch is
+   plain memory that no garbage collector looks at, so it is filled without a
+   thread state. */
 
 #ifndef PL_POLLER_H
 #define PL_POLLER_H

@@ -312,6 +312,38 @@ def test_transport_that_cannot_be_watched(run_with_faults, pyloop_only):
 
 
 @no_preload
+@pytest.mark.parametrize("count", (1, 100))
+def test_wake_up_whose_write_fails(count, run_with_faults, pyloop_only):
+    """It is tried another way: the loop wakes all the same."""
+    out = run_with_faults(
+        f"""
+        told = []
+        sys.unraisablehook = told.append
+        loop = new_event_loop()
+        def post():
+            while len(hit) < 20:
+                ran = threading.Event()
+                time.sleep(0.001)
+                fault("write", errno.EPERM, {count})
+                loop.call_soon_threadsafe(ran.set)
+                ran.wait()
+                if hits():  # it slept
+                    hit.append(hits())
+                fault("", 0, 0)
+            loop.call_soon_threadsafe(loop.stop)
+        hit = []
+        thread = threading.Thread(target=post)
+        loop.call_soon(thread.start)
+        loop.run_forever()
+        thread.join()
+        say(set(hit), told, loop.stats().wakeups >= 20)
+        loop.close()
+        """
+    )
+    assert out == "{1} [] True\n"
+
+
+@no_preload
 def test_wake_up_that_fails(run_with_faults, pyloop_only):
     """Said aloud; the work is queued and runs with the next wake-up."""
     out = run_with_faults(
@@ -321,9 +353,9 @@ def test_wake_up_that_fails(run_with_faults, pyloop_only):
         loop = new_event_loop()
         seen = []
         def post():
-            while not hits():
+            while not told:
                 time.sleep(0.001)
-                fault("write", errno.EIO)
+                fault("write epoll_ctl", errno.EIO, 2)
                 loop.call_soon_threadsafe(seen.append, 1)
             fault("", 0, 0)
             loop.call_soon_threadsafe(loop.stop)
@@ -362,7 +394,7 @@ def test_wake_up_of_a_native_post_that_fails(run_with_faults, pyloop_only):
             while told is None:
                 time.sleep(0.001)  # until it sleeps
                 del seen[:]
-                fault("write", errno.EIO)
+                fault("write epoll_ctl", errno.EIO, 2)
                 try:
                     client.post(held, seen.append)
                 except OSError as exc:
@@ -370,7 +402,7 @@ def test_wake_up_of_a_native_post_that_fails(run_with_faults, pyloop_only):
             say(hits(), told == errno.EIO)
             say(client.post(held, last))
         thread = threading.Thread(target=post)
-        thread.start()
+        loop.call_soon(thread.start)
         loop.run_forever()
         thread.join()
         say(seen)
@@ -378,7 +410,7 @@ def test_wake_up_of_a_native_post_that_fails(run_with_faults, pyloop_only):
         """,
         os.path.join(ROOT, "tests", "capi"),
     )
-    assert out == "1 True\n0\n[0, 'last']\n"
+    assert out == "2 True\n0\n[0, 'last']\n"
 
 
 @no_preload

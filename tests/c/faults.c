@@ -1,8 +1,9 @@
 /* A library to preload: the system calls and allocations that one extension
    module makes fail on demand.
 
-   fault(name, err, count, module): the next `count` calls of `name` from
-   code whose file name contains `module` fail with errno `err`. */
+   fault(names, err, count, module): the next `count` calls of a function in
+   `names`, which are separated by spaces, from code whose file name contains
+   `module` fail with errno `err`. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +11,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,17 +19,17 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-static char fault_name[32];
+static char fault_names[64];    /* " write epoll_ctl " */
 static char fault_module[64];
 static int fault_errno;
 static int fault_count;
 static int fault_hits;
 
 void
-fault(const char *name, int err, int count, const char *module)
+fault(const char *names, int err, int count, const char *module)
 {
     fault_count = 0;
-    strncpy(fault_name, name, sizeof(fault_name) - 1);
+    snprintf(fault_names, sizeof(fault_names), " %s ", names);
     strncpy(fault_module, module, sizeof(fault_module) - 1);
     fault_errno = err;
     fault_hits = 0;
@@ -44,10 +46,14 @@ static int
 fails(const char *name, void *caller)
 {
     Dl_info info;
+    char spaced[32];
 
-    if (fault_count <= 0 || strcmp(name, fault_name) != 0 ||
-        !dladdr(caller, &info) || info.dli_fname == NULL ||
-        strstr(info.dli_fname, fault_module) == NULL)
+    if (fault_count <= 0) {
+        return 0;
+    }
+    snprintf(spaced, sizeof(spaced), " %s ", name);
+    if (strstr(fault_names, spaced) == NULL || !dladdr(caller, &info) ||
+        info.dli_fname == NULL || strstr(info.dli_fname, fault_module) == NULL)
     {
         return 0;
     }
