@@ -28,12 +28,39 @@ pl_raise_errno(int status)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static int
-call_exception_handler(PlLoop *loop, PyObject *context)
+PyObject *
+pl_except_enter(PyObject *exc)
 {
+    PyObject *before = PyErr_GetHandledException();
+
+    PyErr_SetHandledException(exc);
+    return before;
+}
+
+void
+pl_except_leave(PyObject *before)
+{
+    PyErr_SetHandledException(NULL);
+
+    /* A coroutine has a place of its own for what it handles, and sees that
+       of its caller through an empty one: leave it empty then. */
+    PyObject *outer = PyErr_GetHandledException();
+
+    if (outer != before) {
+        PyErr_SetHandledException(before);
+    }
+    Py_XDECREF(outer);
+    Py_XDECREF(before);
+}
+
+static int
+call_exception_handler(PlLoop *loop, PyObject *exc, PyObject *context)
+{
+    PyObject *before = pl_except_enter(exc);
     PyObject *result = PyObject_CallMethodOneArg(
         (PyObject *)loop, loop->st->str_call_exception_handler, context);
 
+    pl_except_leave(before);
     Py_DECREF(context);
     if (result == NULL) {
         return -1;
@@ -66,7 +93,7 @@ pl_report(PlLoop *loop, const char *message, PyObject *exc, ...)
         }
     }
     va_end(more);
-    return call_exception_handler(loop, context);
+    return call_exception_handler(loop, exc, context);
 }
 
 int
@@ -98,5 +125,5 @@ pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
         Py_DECREF(context);
         return -1;
     }
-    return call_exception_handler(loop, context);
+    return call_exception_handler(loop, exc, context);
 }

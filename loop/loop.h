@@ -279,6 +279,11 @@ int pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
 /* call_exception_handler({message, exception, key: value …}); 0, or -1 with
    KeyboardInterrupt or SystemExit.  Steals exc. */
 int pl_report(PlLoop *loop, const char *message, PyObject *exc, ...);
+/* What is called between these two is called as in `except`: exc is what it
+   finds in sys.exc_info(), and the context of what it raises.  Steals before,
+   which enter returned. */
+PyObject *pl_except_enter(PyObject *exc);
+void pl_except_leave(PyObject *before);
 /* Raises OSError (the subclass for it) of a negative errno. */
 PyObject *pl_raise_errno(int status);
 PyObject *pl_oserror(int status);

@@ -109,9 +109,11 @@ failed(PlDatagram *self, const char *message)
         return pl_transport_fatal(&self->base, message);
     }
     PyObject *exc = PyErr_GetRaisedException();
+    PyObject *before = pl_except_enter(exc);
     PyObject *result = pl_transport_call(
         &self->base, self->loop->st->str_error_received, exc);
 
+    pl_except_leave(before);
     Py_DECREF(exc);
     if (result == NULL) {
         return -1;

@@ -586,7 +586,7 @@ def test_stop_between(loop):
 
 
 def reports(loop):
-    """(message, exception type, keys) of what the handler is called with."""
+    """What the handler is called with."""
     calls = handler_calls(loop)
 
     def shown():
@@ -595,6 +595,7 @@ def reports(loop):
                 context["message"].partition(" in callback ")[0],
                 type(context["exception"]),
                 str(context["exception"]),
+                type(context["exception"].__context__),
                 sorted(context),
             )
             for context in calls
@@ -625,7 +626,9 @@ def test_errors_in_callbacks(agree):
                 raise ValueError("lost")
 
         transport, protocol = await noisy(Failing, 3)
-        seen = [error(transport.sendto, bytes(70_000), name(transport))]
+        with pytest.raises(ValueError) as raised:
+            transport.sendto(bytes(70_000), name(transport))
+        seen = [str(raised.value), raised.value.__context__.errno]
         await protocol.until(lambda: len(protocol.received) == 3)
         seen.append(transport.is_closing())
         transport.close()
@@ -634,8 +637,8 @@ def test_errors_in_callbacks(agree):
         return seen, shown()
 
     seen, shown = agree(scenario)
-    assert seen == [(ValueError, "error"), False]
-    assert [text for _, _, text, _ in shown] == [
+    assert seen == ["error", errno.EMSGSIZE, False]
+    assert [text for _, _, text, _, _ in shown] == [
         "made",
         "received",
         "received",

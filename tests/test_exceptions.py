@@ -4,7 +4,7 @@ import socket
 import sys
 
 import pytest
-from support import error, handler_calls, spin
+from support import error, handler_calls, spin, turns
 
 
 def fail(exc):
@@ -197,6 +197,135 @@ def test_handler_runs_in_the_context_of_what_failed(loop):
     spin(other)
     other.close()
     assert seen == oracle
+
+
+def fails_in_callbacks(loop):
+    loop.call_soon(fail, ValueError("soon"))
+    loop.call_later(0, fail, ValueError("later"))
+    loop.call_soon_threadsafe(fail, ValueError("threadsafe"))
+    near, far = socket.socketpair()
+    loop.add_reader(near, lambda: fail(ValueError("reader")))
+    far.close()
+    return near, lambda: loop.remove_reader(near)
+
+
+class Failing(asyncio.Protocol):
+    """Of a stream transport; each event once."""
+
+    def data_received(self, data):
+        fail(ValueError("data"))
+
+    def eof_received(self):
+        fail(ValueError("eof"))
+
+    def pause_writing(self):
+        fail(ValueError("pause"))
+
+    def connection_lost(self, exc):
+        fail(ValueError("lost"))
+
+
+class Made(Failing):
+    def connection_made(self, transport):
+        fail(ValueError("made"))
+
+
+class Unbuffered(asyncio.BufferedProtocol):
+    def get_buffer(self, sizehint):
+        fail(ValueError("buffer"))
+
+
+@pytest.mark.parametrize("protocol", [Failing, Made, Unbuffered])
+@pytest.mark.parametrize("data", [b"x", b""])
+def test_handler_of_a_transport_is_called_as_in_except(agree, protocol, data):
+    """sys.exc_info() is what went wrong: loggers and monitors look there."""
+
+    async def scenario(loop):
+        seen = []
+
+        def handler(loop, context):
+            assert sys.exc_info()[1] is context["exception"]
+            seen.append(str(context["exception"]))
+
+        loop.set_exception_handler(handler)
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        transport, _ = await loop.connect_accepted_socket(protocol, near)
+        transport.write(bytes(1 << 20))
+        seen.append(sys.exc_info())
+        far.sendall(data)
+        if not data:
+            far.shutdown(socket.SHUT_WR)
+        await turns(5)
+        with far:
+            transport.abort()
+        await turns()
+        return seen
+
+    assert agree(scenario)
+
+
+def test_handler_of_a_callback_is_called_as_in_except(loop):
+    seen = []
+
+    def handler(loop, context):
+        assert sys.exc_info()[1] is context["exception"]
+        seen.append(str(context["exception"]))
+
+    loop.set_exception_handler(handler)
+    near, stop = fails_in_callbacks(loop)
+    while len(set(seen)) < 4:
+        spin(loop)
+    stop()
+    near.close()
+    assert set(seen) == {"soon", "later", "threadsafe", "reader"}
+
+
+def test_handler_leaves_what_a_coroutine_handles(loop):
+    """A coroutine that writes has it called, in pause_writing()."""
+    seen = []
+    loop.set_exception_handler(lambda *args: seen.append(sys.exc_info()[1]))
+    pairs = [socket.socketpair() for _ in range(2)]
+
+    def write(transport):
+        before = sys.exc_info()
+        transport.write(bytes(4 << 20))
+        assert str(seen.pop()) == "pause"
+        assert sys.exc_info() == before
+
+    async def main(goes_on):
+        transports = []
+        for near, _ in pairs:
+            near.setblocking(False)
+            transport, _ = await loop.connect_accepted_socket(Failing, near)
+            transport.set_write_buffer_limits(0)
+            transports.append(transport)
+        write(transports[0])
+        try:
+            fail(KeyError())
+        except KeyError as exc:
+            write(transports[1])
+            assert sys.exc_info()[1] is exc
+        await goes_on.wait()
+        handled = sys.exc_info()[1]
+        for transport in transports:
+            transport.abort()
+        await turns()
+        return handled
+
+    goes_on = asyncio.Event()
+    task = loop.create_task(main(goes_on))
+    try:
+        fail(IndexError())
+    except IndexError as exc:
+        for _ in range(20):
+            spin(loop)
+        assert sys.exc_info()[1] is exc
+    goes_on.set()
+    assert loop.run_until_complete(task) is None
+    assert [str(exc) for exc in seen] == ["lost", "lost"]
+    for _, far in pairs:
+        far.close()
 
 
 def test_default_handler_words(loop, errors):
