@@ -553,12 +553,12 @@ whole(PyObject *number, size_t *value)
     PyObject *bytes =
         PyLong_Check(number) ? Py_NewRef(number) : PyNumber_Long(number);
 
-    if (bytes == NULL) {
+    if (bytes == NULL && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
         return -1;
     }
-    *value = PyLong_AsSize_t(bytes);
-    Py_DECREF(bytes);
-    if (*value > PY_SSIZE_T_MAX) { /* or (size_t)-1, an overflow */
+    *value = bytes == NULL ? (size_t)-1 : PyLong_AsSize_t(bytes);
+    Py_XDECREF(bytes);
+    if (*value > PY_SSIZE_T_MAX) { /* or -1: infinite, an overflow */
         PyErr_Clear();
         *value = PY_SSIZE_T_MAX;
     }

@@ -16,6 +16,8 @@
 #include "handle.h"
 #include "stream.h"
 
+#include <limits.h>
+
 typedef struct {
     PlHandle *handles[2];    /* reader, writer; owned, NULL when absent */
     PyObject *waiters[2]; /* futures; owned, NULL when there is a handle */
@@ -167,29 +169,23 @@ pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events)
     return status;
 }
 
-/* asyncio's and selectors' conversion and their two errors; -1 in *fd (no
-   error) for a file that is closed but was registered: then *slot is its. */
+enum {
+    NO_FILE = -1, /* with asyncio's ValueError, or what fileno() raised */
+    BELOW_ZERO = -2, /* as that of a closed file */
+    TOO_LARGE = -3, /* for a descriptor */
+};
+
+/* The number of a file, or one of these.  *number is a new reference. */
 static int
-as_fd(PlLoop *self, PyObject *file)
+number_of(PlLoop *self, PyObject *file, PyObject **number)
 {
-    if (PyLong_Check(file)) {
-        int fd = PyLong_AsInt(file);
-
-        if (fd == -1 && PyErr_Occurred()) {
-            return -1;
-        }
-        if (fd >= 0) {
-            return fd;
-        }
-        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %d", fd);
-        return -1;
+    *number = PyLong_Check(file)
+                  ? Py_NewRef(file)
+                  : PyObject_CallMethodNoArgs(file, self->st->str_fileno);
+    if (*number != NULL && *number != file) {
+        Py_SETREF(*number, PyNumber_Long(*number));
     }
-    PyObject *number = PyObject_CallMethodNoArgs(file, self->st->str_fileno);
-
-    if (number != NULL) {
-        Py_SETREF(number, PyNumber_Long(number));
-    }
-    if (number == NULL) {
+    if (*number == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
             PyErr_ExceptionMatches(PyExc_TypeError) ||
             PyErr_ExceptionMatches(PyExc_ValueError))
@@ -197,25 +193,42 @@ as_fd(PlLoop *self, PyObject *file)
             PyErr_Clear();
             PyErr_Format(PyExc_ValueError, "Invalid file object: %R", file);
         }
-        return -1;
+        return NO_FILE;
     }
-    int fd = PyLong_AsInt(number);
+    int overflow;
+    long value = PyLong_AsLongAndOverflow(*number, &overflow);
 
-    Py_DECREF(number);
-    if (fd >= 0 || PyErr_Occurred()) {
-        return fd;
-    }
-    for (int i = 0; i < self->core->slot_count; i++) {
+    return overflow > 0 || value > INT_MAX ? TOO_LARGE
+           : value < 0                     ? BELOW_ZERO
+                                           : (int)value;
+}
+
+/* As selectors do it, with their error for a number below zero; but a file
+   that is closed and was registered is found by itself.  The number, NO_FILE
+   or TOO_LARGE. */
+static int
+as_fd(PlLoop *self, PyObject *file)
+{
+    PyObject *number;
+    int fd = number_of(self, file, &number);
+
+    for (int i = 0;
+         fd == BELOW_ZERO && number != file && i < self->core->slot_count; i++)
+    {
         pl_slot *slot = &self->core->slots[i];
 
         if (slot->kind == PL_SLOT_CALLBACKS &&
             ((PlWatch *)slot->owner)->file == file)
         {
-            return i;
+            fd = i;
         }
     }
-    PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %d", fd);
-    return -1;
+    if (fd == BELOW_ZERO) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", number);
+        fd = NO_FILE;
+    }
+    Py_XDECREF(number);
+    return fd;
 }
 
 static PyObject *
@@ -227,6 +240,10 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     }
     int fd = as_fd(self, args[0]);
 
+    if (fd == TOO_LARGE) {
+        PyErr_SetString(PyExc_OverflowError,
+                        "Python int too large to convert to C int");
+    }
     if (fd < 0) {
         return NULL;
     }
@@ -306,7 +323,7 @@ watch_remove(PlLoop *self, PyObject *file, enum side side)
     }
     int fd = as_fd(self, file);
 
-    if (fd < 0) {
+    if (fd == NO_FILE) {
         return NULL;
     }
     PlWatch *watch = watch_of(self, fd);
@@ -356,56 +373,29 @@ asyncio_has_none(PlLoop *self)
 static PyObject *
 ensure_fd_no_transport(PlLoop *self, PyObject *file)
 {
-    PyObject *transport = NULL;
-    int fd;
+    PyObject *number;
+    int fd = number_of(self, file, &number);
 
-    if (PyLong_Check(file)) {
-        fd = PyLong_AsInt(file);
-        if (fd == -1 && PyErr_Occurred()) {
-            return NULL;
-        }
+    if (fd == NO_FILE) {
+        return NULL;
     }
-    else {
-        fd = as_fd(self, file);
-        if (fd < 0) {
-            if (!PyErr_ExceptionMatches(PyExc_ValueError)) {
-                return NULL;
-            }
-            /* A closed file has no transport; only a non-file is wrong. */
-            PyObject *exc = PyErr_GetRaisedException();
-            PyObject *number =
-                PyObject_CallMethodNoArgs(file, self->st->str_fileno);
+    PyObject *transport = pl_transport_of_fd(self, fd);
 
-            if (number == NULL || !PyLong_Check(number)) {
-                Py_XDECREF(number);
-                PyErr_Clear();
-                PyErr_SetRaisedException(exc);
-                return NULL;
-            }
-            Py_DECREF(number);
-            Py_DECREF(exc);
-            Py_RETURN_NONE;
-        }
-    }
-    transport = pl_transport_of_fd(self, fd);
     if (transport != NULL) {
         PyErr_Format(PyExc_RuntimeError,
                      "File descriptor %R is used by transport %R", file,
                      transport);
+        Py_DECREF(number);
         return NULL;
     }
     /* asyncio's own transports (pipes) are in its table. */
-    if (asyncio_has_none(self)) {
-        Py_RETURN_NONE;
-    }
-    PyObject *number = PyLong_FromLong(fd);
     PyObject *none =
-        number == NULL
-            ? NULL
+        asyncio_has_none(self)
+            ? Py_NewRef(Py_None)
             : PyObject_CallFunctionObjArgs(self->st->ensure_fd_no_transport,
                                            self, number, NULL);
 
-    Py_XDECREF(number);
+    Py_DECREF(number);
     return none;
 }
 
@@ -420,20 +410,50 @@ loop_ensure_fd_no_transport(PlLoop *self, PyObject *file)
     return none;
 }
 
-static PyObject *
-checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-                   enum side side)
+/* What add_reader() asks and _add_reader() does not: the thread, and that no
+   transport has the file. */
+static int
+check_file(PlLoop *self, PyObject *file)
 {
     PyObject *none = pl_loop_check_thread(self) < 0
                          ? NULL
-                         : ensure_fd_no_transport(self, args[0]);
+                         : ensure_fd_no_transport(self, file);
 
-    if (none == NULL) {
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+static const pl_signature add_signature[2] = {
+    [READER] = {"add_reader", {"fd", "callback"}, 2, false},
+    [WRITER] = {"add_writer", {"fd", "callback"}, 2, false},
+};
+
+/* The handle, or NULL. */
+static PyObject *
+add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+    enum side side, bool check)
+{
+    pl_call call;
+    PyObject *handle = NULL;
+
+    if (pl_call_parse(self->st, &add_signature[side], args, nargs, kwnames,
+                      &call) < 0)
+    {
         return NULL;
     }
-    Py_DECREF(none);
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (!check || check_file(self, call.args[0]) == 0) {
+        handle = watch_add(self, call.args, call.nargs, side);
+    }
+    Py_END_CRITICAL_SECTION();
+    return handle;
+}
 
-    PyObject *handle = watch_add(self, args, nargs, side);
+static PyObject *
+checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames, enum side side)
+{
+    PyObject *handle = add(self, args, nargs, kwnames, side, true);
 
     if (handle == NULL) {
         return NULL;
@@ -442,65 +462,22 @@ checked_add_locked(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
-static const pl_signature add_signature[2] = {
-    [READER] = {"add_reader", {"fd", "callback"}, 2, false},
-    [WRITER] = {"add_writer", {"fd", "callback"}, 2, false},
-};
-
-/* _add_reader(): any file, without a look at the transports. */
 static PyObject *
-unchecked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *kwnames, enum side side)
+checked_remove(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames, enum side side)
 {
-    pl_call call;
+    static const char *const method[] = {"remove_reader", "remove_writer"};
+    PyObject *file =
+        pl_only_argument(method[side], "fd", args, nargs, kwnames);
+    PyObject *result = NULL;
 
-    if (pl_call_parse(self->st, &add_signature[side], args, nargs, kwnames,
-                      &call) < 0)
-    {
-        return NULL;
-    }
-    return watch_add(self, call.args, call.nargs, side);
-}
-
-static PyObject *
-checked_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames, enum side side)
-{
-    pl_call call;
-    PyObject *result;
-
-    if (pl_call_parse(self->st, &add_signature[side], args, nargs, kwnames,
-                      &call) < 0)
-    {
+    if (file == NULL) {
         return NULL;
     }
     Py_BEGIN_CRITICAL_SECTION(self);
-    result = checked_add_locked(self, call.args, call.nargs, side);
-    Py_END_CRITICAL_SECTION();
-    return result;
-}
-
-static PyObject *
-checked_remove_locked(PlLoop *self, PyObject *file, enum side side)
-{
-    PyObject *none = pl_loop_check_thread(self) < 0
-                         ? NULL
-                         : ensure_fd_no_transport(self, file);
-
-    if (none == NULL) {
-        return NULL;
+    if (check_file(self, file) == 0) {
+        result = watch_remove(self, file, side);
     }
-    Py_DECREF(none);
-    return watch_remove(self, file, side);
-}
-
-static PyObject *
-checked_remove(PlLoop *self, PyObject *file, enum side side)
-{
-    PyObject *result;
-
-    Py_BEGIN_CRITICAL_SECTION(self);
-    result = checked_remove_locked(self, file, side);
     Py_END_CRITICAL_SECTION();
     return result;
 }
@@ -523,34 +500,28 @@ PyObject *
 loop_remove_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames)
 {
-    PyObject *file =
-        pl_only_argument("remove_reader", "fd", args, nargs, kwnames);
-
-    return file == NULL ? NULL : checked_remove(self, file, READER);
+    return checked_remove(self, args, nargs, kwnames, READER);
 }
 
 PyObject *
 loop_remove_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *kwnames)
 {
-    PyObject *file =
-        pl_only_argument("remove_writer", "fd", args, nargs, kwnames);
-
-    return file == NULL ? NULL : checked_remove(self, file, WRITER);
+    return checked_remove(self, args, nargs, kwnames, WRITER);
 }
 
 PyObject *
 loop_private_add_reader(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                         PyObject *kwnames)
 {
-    return unchecked_add(self, args, nargs, kwnames, READER);
+    return add(self, args, nargs, kwnames, READER, false);
 }
 
 PyObject *
 loop_private_add_writer(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                         PyObject *kwnames)
 {
-    return unchecked_add(self, args, nargs, kwnames, WRITER);
+    return add(self, args, nargs, kwnames, WRITER, false);
 }
 
 PyObject *

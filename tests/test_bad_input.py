@@ -10,7 +10,7 @@ import inspect
 import itertools
 
 import pytest
-from support import spin, turns, wired
+from support import error, spin, turns, wired
 
 VALUES = [None, -1, 0, 2**31, 2**64, 1.5, float("nan"), float("inf")]
 VALUES += ["text", b"bytes", [], {}, object(), int, Ellipsis]
@@ -103,14 +103,32 @@ def test_methods_of_the_loop(loop, loop_name, closed, debug, errors):
     errors.clear()
 
 
-@pytest.mark.parametrize("method", ["add_reader", "add_writer"])
-def test_watching_nonsense(loop, method):
-    for value in VALUES:
-        if value == 0 and type(value) is int:
-            continue
-        with pytest.raises((ValueError, OSError, TypeError, OverflowError)):
-            getattr(loop, method)(value, int)
-    assert loop.run_until_complete(asyncio.sleep(0.001, 5)) == 5
+class Numbered:
+    def __init__(self, number):
+        self.number = number
+
+    def __repr__(self):
+        return f"Numbered({self.number!r})"
+
+    def fileno(self):
+        return self.number
+
+
+def test_watching_nonsense(agree):
+    numbers = [*VALUES, -2, -(2**64), 2**31 - 1, -2.5, 2.0**40]
+    numbers = [number for number in numbers if number not in (0, 1.5)]
+
+    async def scenario(loop):
+        seen = []
+        for file in (*numbers, *map(Numbered, numbers)):
+            for name in ("add_reader", "add_writer"):
+                seen.append(error(getattr(loop, name), file, int))
+            for name in ("remove_reader", "remove_writer"):
+                failed = error(getattr(loop, name), file)
+                seen.append(failed or getattr(loop, name)(file))
+        return seen
+
+    assert None not in agree(scenario)
 
 
 @pytest.mark.filterwarnings("ignore")

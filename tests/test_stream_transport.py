@@ -818,6 +818,7 @@ async def test_write_buffer_limits_above_all_sizes():
         transport = protocol.transport
         transport.set_write_buffer_limits(1 << 100)
         transport.write(bytes(1 << 20))
+        transport.set_write_buffer_limits(float("inf"), 0)
         assert "pause" not in protocol.calls
         transport.set_write_buffer_limits(1.5, 0.5)
         assert protocol.calls[-1] == "pause"
