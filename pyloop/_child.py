@@ -88,11 +88,14 @@ class SubprocessTransport(
             super().send_signal(signal)
             return
         self._check_proc()
-        if self._pidfd >= 0:
-            try:
-                signals.pidfd_send_signal(self._pidfd, signal)
-            except ProcessLookupError:
-                pass
+        if self._pidfd < 0:
+            # It has ended, or the loop is closed: Popen asks which.
+            self._proc.send_signal(signal)
+            return
+        try:
+            signals.pidfd_send_signal(self._pidfd, signal)
+        except ProcessLookupError:
+            pass
 
     def terminate(self):
         self.send_signal(signals.SIGTERM)

@@ -6,7 +6,10 @@ the time in its tests, say), is waited with: by Python, each turn.
 """
 
 import collections
+import inspect
 import selectors
+import sys
+from asyncio import coroutines
 
 # For who looks whether select() has anything; asyncio passes it over.
 SOMETHING = selectors.SelectorKey(-1, -1, selectors.EVENT_READ, (None, None))
@@ -107,3 +110,18 @@ class Scheduled(list):
         if not handle._cancelled:
             self._loop.call_at(handle._when, Adopted(handle))
         super().append(handle)
+
+
+def known_as(method):
+    """Decorator of what returns a coroutine in the place of asyncio's method:
+    it shows that one's signature, and counts as a coroutine function."""
+
+    def mark(function):
+        function.__signature__ = inspect.signature(method)
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(function)
+        else:
+            function._is_coroutine = coroutines._is_coroutine
+        return function
+
+    return mark

@@ -87,6 +87,13 @@ STDLIB_NAMES = (
 )
 
 
+def _put_back(wakeup_fd):
+    try:
+        signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+    except (ValueError, OSError):
+        pass  # closed in the meantime
+
+
 class _FlowControlled:
     """A stream transport where asyncio wants its own mixin to be a base."""
 
@@ -215,10 +222,14 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         """Drop all that is scheduled and release every descriptor."""
         if self._closed:
             return
-        super().close()
-        for transport in tuple(self._children):
-            transport.forget()
-        self._close_core()
+        try:
+            super().close()
+        finally:
+            # Closed as well where another thread's signals are in the way.
+            if self._closed:
+                for transport in tuple(self._children):
+                    transport.forget()
+                self._close_core()
 
     # -- signals: the wake-up descriptor is ours while we run ----------
 
@@ -234,10 +245,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             return
         try:
             now = signal.set_wakeup_fd(-1)
+        except ValueError:
+            pass  # not the main thread
+        else:
             if now not in (-1, csock.fileno()):
-                signal.set_wakeup_fd(now, warn_on_full_buffer=False)
-        except (ValueError, OSError):
-            pass  # not the main thread, or a descriptor closed by its owner
+                _put_back(now)
         # Not unregistered: the core closes with us, and a child of fork must
         # not take the registration from its parent.
         ssock.close()
@@ -251,7 +263,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             self._add_reader(self._ssock.fileno(), self._read_from_self)
 
     def _own_wakeup_fd(self):
-        """Signals wake the poll.  What to put back, or None: not ours."""
+        """Signals wake the poll.  What to put back, or None: not ours.
+
+        A program's own descriptor stays: then a signal only interrupts the
+        poll, as it does in asyncio.
+        """
         if threading.current_thread() is not threading.main_thread():
             return None
         self._ensure_self_pipe()
@@ -260,7 +276,11 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
         except ValueError:
             return None  # not the main interpreter
-        return -1 if before == ours else before
+        if before == ours:
+            return -1
+        if before != -1 and not self._signal_handlers:
+            _put_back(before)
+        return before
 
     def _return_wakeup_fd(self, before):
         """Put `before` back where ours still is."""
@@ -270,10 +290,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         now = signal.set_wakeup_fd(-1)
         wanted = before if now == self._csock.fileno() else now
         if wanted != -1:
-            try:
-                signal.set_wakeup_fd(wanted, warn_on_full_buffer=False)
-            except (ValueError, OSError):
-                pass  # closed in the meantime
+            _put_back(wanted)
 
     def add_signal_handler(self, sig, callback, *args):
         """Call callback(*args) in the loop when the signal arrives."""
@@ -357,20 +374,35 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         return ssl_protocol._app_transport
 
     async def start_tls(
-        self, transport, protocol, sslcontext, *, server_side=False, **options
+        self,
+        transport,
+        protocol,
+        sslcontext,
+        *,
+        server_side=False,
+        server_hostname=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
     ):
         """Continue a connection in TLS; the new transport."""
-        soon = self.call_soon(_tls.take_over, transport, protocol, server_side)
+        soon = None
+        if not self._closed:  # asyncio has errors that come before that one
+            soon = self.call_soon(
+                _tls.take_over, transport, protocol, server_side
+            )
         try:
             return await super().start_tls(
                 transport,
                 protocol,
                 sslcontext,
                 server_side=server_side,
-                **options,
+                server_hostname=server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
             )
         finally:
-            soon.cancel()
+            if soon is not None:
+                soon.cancel()
 
     def _start_serving(
         self,

@@ -23,31 +23,37 @@ class NameCalls(asyncio.SelectorEventLoop):
         self, host, port, *, family=0, type=0, proto=0, flags=0
     ):
         """socket.getaddrinfo() without blocking."""
-        own = base_events.socket.getaddrinfo is not _getaddrinfo
-        if not own:
+        self._check_closed()
+        request = None
+        if not self._debug and base_events.socket.getaddrinfo is _getaddrinfo:
             answer = self._getaddrinfo(host, port, family, type, proto, flags)
             if answer is not None:
                 return answer
-        request = None if self._debug or own else _encode(host, port)
+            request = _encode(host, port)
         if request is None:
             return await super().getaddrinfo(
                 host, port, family=family, type=type, proto=proto, flags=flags
             )
         sys.audit("socket.getaddrinfo", host, port, family, type, proto)
         future = self.create_future()
-        self._resolve(future, *request, family, type, proto, flags)
-        return await future
+        try:
+            self._resolve(future, *request, family, type, proto, flags)
+            return await future
+        finally:
+            del future  # its exception refers to this frame
 
     async def getnameinfo(self, sockaddr, flags=0):
         """socket.getnameinfo() without blocking."""
-        if base_events.socket.getnameinfo is not _getnameinfo:
-            return await super().getnameinfo(sockaddr, flags)
-        if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC:
-            return socket.getnameinfo(sockaddr, flags)
-        if not self._debug:
+        self._check_closed()
+        if not self._debug and base_events.socket.getnameinfo is _getnameinfo:
+            if isinstance(flags, int) and flags & _NUMERIC == _NUMERIC:
+                return socket.getnameinfo(sockaddr, flags)
             future = self.create_future()
-            if self._resolve_address(future, sockaddr, flags):
-                return await future
+            try:
+                if self._resolve_address(future, sockaddr, flags):
+                    return await future
+            finally:
+                del future  # its exception refers to this frame
         return await super().getnameinfo(sockaddr, flags)
 
 

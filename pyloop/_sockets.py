@@ -19,6 +19,8 @@ import types
 from asyncio import Future, base_events, unix_events
 from asyncio.exceptions import SendfileNotAvailableError
 
+from pyloop import _facade
+
 _SENDFILE_MAX = 1 << 30  # what fits in a call everywhere
 _socket_type = socket.socket
 
@@ -147,15 +149,22 @@ class SocketCalls(asyncio.SelectorEventLoop):
                 os.lseek(fileno, offset + sent, os.SEEK_SET)
         return sent
 
-    async def create_connection(
+    @_facade.known_as(asyncio.SelectorEventLoop.create_connection)
+    def create_connection(
         self, protocol_factory, host=None, port=None, **options
     ):
         """Connect to a TCP server; (transport, protocol)."""
+        if options:
+            return super().create_connection(
+                protocol_factory, host, port, **options
+            )
+        return self._create_connection(protocol_factory, host, port)
+
+    async def _create_connection(self, protocol_factory, host, port):
         made = NotImplemented
         if not (
-            options
             # What asyncio would call here may be somebody's own.
-            or base_events.socket is not socket
+            base_events.socket is not socket
             or socket.socket is not _socket_type
             or type(self).sock_connect is not SocketCalls.sock_connect
             or "sock_connect" in self.__dict__
@@ -163,7 +172,7 @@ class SocketCalls(asyncio.SelectorEventLoop):
             made = self._open_stream(protocol_factory, host, port)
         if made is NotImplemented:
             return await super().create_connection(
-                protocol_factory, host, port, **options
+                protocol_factory, host, port
             )
         if type(made) is not tuple:
             made = await self._connected(made, (host, port), protocol_factory)

@@ -12,6 +12,7 @@ from asyncio import sslproto, streams
 
 RECORD = 16 * 1024
 READ = 32 * 1024
+_BYTES = frozenset((bytes, bytearray, memoryview))
 
 
 # Programs know a transport of TLS by this name.
@@ -29,6 +30,12 @@ class _SSLProtocolTransport(
             self._closed_twice = True
         else:
             self._ssl_protocol._let_go()
+
+    def writelines(self, list_of_data):
+        parts = list(list_of_data)
+        if not _BYTES.issuperset(map(type, parts)):
+            self._ssl_protocol.__class__ = _Unsplit
+        super().writelines(parts)
 
 
 class SSLProtocol(sslproto.SSLProtocol):
@@ -89,6 +96,12 @@ class SSLProtocol(sslproto.SSLProtocol):
         except sslproto.SSLAgainErrors:
             pass
         self._process_outgoing()
+
+
+class _Unsplit(SSLProtocol):
+    """For what may be no bytes, which keeps all from being sent."""
+
+    _do_write = sslproto.SSLProtocol._do_write  # type: ignore[attr-defined]
 
 
 def make_buffer():

@@ -1,8 +1,10 @@
 import asyncio
+import gc
+import logging
 import socket
 
 import pytest
-from support import async_error, run_script, turns
+from support import FREE_THREADED, async_error, run_script, turns
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -284,11 +286,64 @@ def test_loop_closed_with_a_name_under_way(loop):
         pass
 
 
-def test_debug_mode(loop):
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_debug_mode(loop, caplog, host):
+    """Tells of each look-up."""
     loop.set_debug(True)
-    answer = loop.run_until_complete(loop.getaddrinfo("localhost", 80))
-    assert answer == socket.getaddrinfo("localhost", 80)
-    loop.set_debug(False)
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        answer = loop.run_until_complete(loop.getaddrinfo(host, 80))
+    assert answer == socket.getaddrinfo(host, 80)
+    told = [record.getMessage() for record in caplog.records]
+    assert f"Get address info {host}:80" in told
+    assert any(
+        text.startswith(f"Getting address info {host}:80 took ")
+        for text in told
+    )
+
+
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        ("getaddrinfo", ["127.0.0.1", 80]),
+        ("getaddrinfo", ["localhost", 80]),
+        ("getnameinfo", [("127.0.0.1", 80), NUMERIC]),
+        ("getnameinfo", [("127.0.0.1", 80)]),
+    ],
+    ids=ascii,
+)
+def test_closed_loop(loop, name, args):
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        getattr(loop, name)(*args).send(None)
+
+
+FAILING = {
+    "getaddrinfo": ["no.invalid", 80],
+    "getnameinfo": [("127.0.0.1", 80), 1 << 20],
+    "create_connection": [asyncio.Protocol, "no.invalid", 80],
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+async def test_failure_needs_no_collector(loop_name, name):
+    """The error does not refer to itself by its traceback."""
+    if loop_name == "asyncio" and FREE_THREADED:
+        pytest.skip("asyncio's does where there is no GIL")
+    method = getattr(asyncio.get_running_loop(), name)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        kind, _ = await async_error(method(*FAILING[name]))
+        await turns()  # the one that woke this task has the future
+        gc.collect()
+        left = [type(thing) for thing in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert kind is socket.gaierror
+    assert kind not in left
 
 
 def test_no_io_uring(loop_name):

@@ -1,13 +1,14 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from support import DEADLINE, Script, error, run_script, spin
+from support import DEADLINE, Script, error, open_fds, run_script, spin
 
 
 @pytest.fixture
@@ -213,19 +214,89 @@ def test_not_in_the_main_thread(agree):
     assert agree(scenario) in (RuntimeError, ValueError)
 
 
-def test_wakeup_descriptor_is_put_back(loop, usr1):
-    """Not left behind after the run nor after the removal."""
-    before = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(before)
+@pytest.fixture
+def wakeup():
+    """The descriptor that the program itself has set to be told of signals,
+    and the socket where it is told."""
+    told, ours = socket.socketpair()
+    told.setblocking(False)
+    ours.setblocking(False)
+    with told, ours:
+        before = signal.set_wakeup_fd(ours.fileno())
+        yield ours.fileno(), told
+        signal.set_wakeup_fd(before)
+
+
+def wakeup_fd():
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return fd
+
+
+def test_wakeup_descriptor_is_put_back(loop, usr1, wakeup):
+    """The program's after a run; the loop's is not left behind after the
+    removal."""
     spin(loop)
+    assert wakeup_fd() == wakeup[0]
     loop.add_signal_handler(usr1, print)
     spin(loop)
+    assert wakeup_fd() not in (-1, wakeup[0])
     loop.remove_signal_handler(usr1)
     spin(loop)
+    assert wakeup_fd() == -1
     loop.close()
-    after = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(before)
-    assert after == before
+    assert wakeup_fd() == -1
+
+
+def test_program_is_told_of_signals_by_its_own_descriptor(loop, usr1, wakeup):
+    """Also while a loop runs that has no handlers."""
+    signal.signal(usr1, lambda *args: None)
+
+    async def main():
+        send(usr1)
+        return await asyncio.wait_for(loop.sock_recv(wakeup[1], 2), DEADLINE)
+
+    assert loop.run_until_complete(main()) == bytes([usr1])
+
+
+def test_handlers_need_the_descriptor(loop, usr1, wakeup, pyloop_only):
+    """A loop with handlers has it while it runs, whoever set it last."""
+    seen = []
+    loop.add_signal_handler(usr1, lambda: (seen.append(1), loop.stop()))
+    signal.set_wakeup_fd(wakeup[0])
+    loop.call_soon(send, usr1)
+    loop.call_later(DEADLINE, loop.stop)
+    loop.run_forever()
+    loop.remove_signal_handler(usr1)
+    assert seen
+
+
+def test_descriptor_that_the_program_has_closed(loop, pyloop_only):
+    """The loop's takes its place, and goes."""
+    spin(loop)  # has its own from here on
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    before = signal.set_wakeup_fd(far.fileno())
+    near.close()
+    far.close()
+    spin(loop)
+    assert signal.set_wakeup_fd(before) == -1
+
+
+def test_close_in_another_thread(loop_factory, usr1):
+    """It may not undo the handlers; all the same everything is closed."""
+    before = open_fds().keys()
+    loop = loop_factory()
+    loop.add_signal_handler(usr1, print)
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(error(loop.close)))
+    thread.start()
+    thread.join(DEADLINE)
+    signal.set_wakeup_fd(-1)
+    assert seen[0][0] is ValueError
+    assert loop.is_closed()
+    assert not open_fds().keys() - before
+    assert error(loop.close) is None
 
 
 def test_close_removes_handlers(loop, usr1):
@@ -274,8 +345,14 @@ def test_signals_among_traffic(loop, usr1):
 # -- Ctrl-C, in processes of their own
 
 
-def test_interrupt_of_an_idle_run_forever(loop_name):
-    code = """
+@pytest.mark.parametrize("watches", [False, True])
+def test_interrupt_of_an_idle_run_forever(loop_name, watches):
+    """Also of a program that has itself told of signals by a descriptor."""
+    code = f"""
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    if {watches}:
+        signal.set_wakeup_fd(far.fileno())
     loop = new_event_loop()
     say("ready")
     for _ in range(2):
@@ -286,6 +363,9 @@ def test_interrupt_of_an_idle_run_forever(loop_name):
     loop.run_until_complete(asyncio.sleep(0.001))
     say("usable")
     loop.close()
+    signal.set_wakeup_fd(-1)
+    near.close()
+    far.close()
     """
     with Script(loop_name, code) as child:
         child.expect("ready")

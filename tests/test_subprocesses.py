@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import os
 import pathlib
 import signal
@@ -85,12 +86,17 @@ async def test_conversation():
     assert await child.wait() == 0
 
 
-@pytest.mark.parametrize("method", ["kill", "terminate", "send_signal"])
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "terminate": signal.SIGTERM,
+    "send_signal": signal.SIGUSR1,
+}
+
+
+@pytest.mark.parametrize("method", SIGNALS)
 async def test_signals(method):
     child = await start("sleep", "60")
-    number = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}.get(
-        method, signal.SIGUSR1
-    )
+    number = SIGNALS[method]
     if method == "send_signal":
         child.send_signal(number)
     else:
@@ -623,29 +629,37 @@ def test_many_threads_and_loops_at_once(loop_factory):
             assert calls.count(name) == 1
 
 
-def test_loop_closed_under_a_child(loop_factory, loop_name):
-    """The child lives on; the loop's descriptor for it does not."""
+@pytest.mark.parametrize("method", SIGNALS)
+def test_loop_closed_under_a_child(loop_factory, loop_name, method):
+    """The child lives on, and can be signalled; the loop's descriptor for it
+    is gone."""
     before = open_fds()
     loop = loop_factory()
-
-    async def main():
-        return await loop.subprocess_exec(
+    transport, _ = loop.run_until_complete(
+        loop.subprocess_exec(
             Recorder, "sleep", "60", stdin=None, stdout=None, stderr=None
         )
-
-    transport, protocol = loop.run_until_complete(main())
+    )
     child = transport.get_extra_info("subprocess")
     loop.close()
     left = open_fds().keys() - before.keys()
-    if loop_name == "pyloop":
-        assert not left
-        transport.kill()  # quiet: there is nothing to signal by
-    assert child.poll() is None
-    child.kill()
-    child.wait()
     transport._closed = True  # its loop is gone
     for fd in left:  # asyncio's
         os.close(fd)
+    args = [SIGNALS[method]] if method == "send_signal" else []
+    try:
+        assert child.poll() is None
+        getattr(transport, method)(*args)
+        status = child.wait(DEADLINE)
+    finally:
+        child.kill()
+        child.wait()
+    if loop_name == "pyloop":
+        assert not left
+        # A thread of asyncio's may be the first to wait.
+        assert status == -SIGNALS[method]
+        again = functools.partial(getattr(transport, method), *args)
+        assert calls_of_kill(again) == []
 
 
 def test_without_pidfd(loop_name):
@@ -729,24 +743,26 @@ def test_child_watchers(loop_name, policy, watcher):
 
 
 def test_child_left_behind(loop_name):
-    """The loop ends with a child still running: no complaint but asyncio's,
-    no hang."""
+    """The loop ends with a child still running, and the program later: no
+    complaint but the ResourceWarnings, no hang."""
     run_script(
         loop_name,
         """
+        import gc
         async def main():
-            child = await asyncio.create_subprocess_exec("sleep", "60")
-            child.kill()
-            await child.wait()
-        run(main())
-        async def main():
-            child = await asyncio.create_subprocess_exec(
-                "sh", "-c", "exit 3", stdout=asyncio.subprocess.PIPE)
-            assert (await child.communicate())[0] == b""
-            assert child.returncode == 3
+            return await asyncio.create_subprocess_exec(
+                "cat", stdin=stdin, stdout=stdout)
         for _ in range(3):
-            run(main())
+            (stdin, write), (read, stdout) = os.pipe(), os.pipe()
+            child = run(main())
+            os.close(stdin)
+            os.close(stdout)
+            os.write(write, b"x")
+            assert os.read(read, 1) == b"x"
+            del child
+            gc.collect()
         """,
+        warnings="ignore",
     )
 
 

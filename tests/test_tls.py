@@ -2,8 +2,10 @@ import array
 import asyncio
 import gc
 import hashlib
+import inspect
 import socket
 import ssl
+import sys
 import weakref
 
 import pytest
@@ -104,7 +106,7 @@ async def test_extra_info():
             assert isinstance(info("ssl_object"), ssl.SSLObject)
             assert isinstance(info("sslcontext"), ssl.SSLContext)
             assert info("cipher")
-            assert type(info("socket")) is asyncio.trsock.TransportSocket
+            assert isinstance(info("socket"), asyncio.trsock.TransportSocket)
             assert info("peername")[0] == "127.0.0.1"
         assert near.transport.get_extra_info("peercert")["subject"]
 
@@ -274,26 +276,6 @@ async def test_reset_by_the_peer():
         assert exc is None or isinstance(exc, ConnectionError)
 
 
-async def test_peer_that_just_goes_away():
-    """Without close_notify: the end of the stream, not an error."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        asyncio.Protocol, "127.0.0.1", 0, ssl=server_tls()
-    )
-    name = server.sockets[0].getsockname()
-    with socket.create_connection(name) as sock:
-        sock.settimeout(10)
-
-        def client():
-            context = client_tls()
-            tls = context.wrap_socket(sock, server_hostname="localhost")
-            tls.send(b"x")
-            tls.close()
-
-        await asyncio.to_thread(client)
-    await shut(server)
-
-
 async def test_streams():
     async def serve(reader, writer):
         while line := await reader.readline():
@@ -412,52 +394,70 @@ async def test_close_does_not_go_on_downloading():
         assert far.sent - sent <= 32 << 20
 
 
+def test_peer_that_just_goes_away(agree):
+    """Without close_notify: the end of the stream, not an error."""
+
+    class Greeting(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(b"x")
+            peers.append(self)
+
+    peers = []
+
+    async def scenario(loop):
+        server = await loop.create_server(
+            Greeting, "127.0.0.1", 0, ssl=server_tls()
+        )
+        sock = socket.create_connection(server.sockets[0].getsockname())
+        # What a peer leaves unread makes a reset of its close.
+        await tls_peer(sock, lambda tls: tls.recv(1))
+        peer = peers.pop()
+        exc = await peer.lost
+        await shut(server)
+        return peer.calls, exc
+
+    assert agree(scenario) == (["made", "eof", "lost"], None)
+
+
 @pytest.mark.parametrize("leaving", ["close", "reset", "half"])
-async def test_wait_closed_of_a_peer_that_goes_away(leaving):
-    """Without close_notify, before we close: nobody's error."""
-    done = asyncio.get_running_loop().create_future()
+def test_wait_closed_of_a_peer_that_goes_away(agree, leaving):
+    """Without close_notify, before we close: an error only if it resets."""
 
-    async def serve(reader, writer):
-        try:
+    async def scenario(loop):
+        done = loop.create_future()
+
+        async def serve(reader, writer):
             writer.write(await reader.readexactly(1))
-            try:
-                assert await reader.read() == b""
-            except ConnectionResetError:
-                assert leaving == "reset"
+            read = await async_error(reader.read())
             writer.close()
-            await writer.wait_closed()
-        except BaseException as exc:
-            done.set_exception(exc)
-        else:
-            done.set_result(None)
+            done.set_result((read, await async_error(writer.wait_closed())))
 
-    server = await asyncio.start_server(
-        serve, "127.0.0.1", 0, ssl=server_tls()
-    )
+        server = await asyncio.start_server(
+            serve, "127.0.0.1", 0, ssl=server_tls()
+        )
 
-    def work(tls):
-        tls.send(b"x")
-        assert tls.recv(1) == b"x"
-        if leaving == "reset":
-            reset(socket.socket(fileno=tls.detach()))
-        elif leaving == "half":
-            plain = socket.socket(fileno=tls.detach())
-            with plain:
-                plain.settimeout(DEADLINE)
-                plain.shutdown(socket.SHUT_WR)
-                while plain.recv(1000):
-                    pass
+        def work(tls):
+            tls.send(b"x")
+            assert tls.recv(1) == b"x"
+            if leaving == "reset":
+                reset(socket.socket(fileno=tls.detach()))
+            elif leaving == "half":
+                plain = socket.socket(fileno=tls.detach())
+                with plain:
+                    plain.settimeout(DEADLINE)
+                    plain.shutdown(socket.SHUT_WR)
+                    while plain.recv(1000):
+                        pass
 
-    sock = socket.create_connection(server.sockets[0].getsockname())
-    await tls_peer(sock, work)
-    if leaving == "reset":
-        try:
-            await done
-        except ConnectionResetError:
-            pass
-    else:
-        await done
-    await shut(server)
+        sock = socket.create_connection(server.sockets[0].getsockname())
+        await tls_peer(sock, work)
+        seen = await done
+        await shut(server)
+        return seen
+
+    kinds = [seen and seen[0] for seen in agree(scenario)]
+    assert kinds == [ConnectionResetError if leaving == "reset" else None] * 2
 
 
 async def test_data_behind_close_notify_is_not_delivered():
@@ -553,6 +553,32 @@ async def test_views_of_any_kind_are_written_whole():
         expected = words.tobytes() + large + large[10:]
         assert await far.receive(len(expected)) == expected
         assert near.transport.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[1], [None], [b"a", "b"], [bytes(40_000), "b"], ["b"]],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_writelines_of_what_is_not_bytes(agree, wrong):
+    """Nothing of it is sent, and the connection is over with the next write
+    at the latest."""
+
+    async def scenario(loop):
+        calls = handler_calls(loop)
+        async with connected("tls") as (near, far):
+            seen = [
+                error(near.transport.writelines, wrong),
+                error(near.transport.write, b"x"),
+                repr(await near.lost),
+            ]
+            await far.lost
+        assert not far.received
+        return seen, [
+            (call["message"], repr(call["exception"])) for call in calls
+        ]
+
+    assert "a bytes-like object is required" in agree(scenario)[0][2]
 
 
 # -- start_tls
@@ -739,6 +765,39 @@ def test_start_tls_bad_arguments(agree):
         return seen
 
     agree(scenario)
+
+
+def test_start_tls_on_a_closed_loop(agree):
+    """Wrong arguments are told first."""
+
+    def scenario(loop):
+        loop.close()
+        return [
+            error(loop.start_tls(None, None, context).send, None)
+            for context in (None, client_tls())
+        ]
+
+    assert [kind for kind, _ in agree(scenario)] == [TypeError] * 2
+
+
+@pytest.mark.parametrize("name", ["create_connection", "start_tls"])
+def test_signature(agree, name):
+    """asyncio's, and what does not fit it is refused at the call."""
+
+    def scenario(loop):
+        method = getattr(loop, name)
+        told = inspect if sys.version_info >= (3, 12) else asyncio
+        assert told.iscoroutinefunction(method)
+        return inspect.signature(method), [
+            (kind, text.partition("() ")[2])
+            for kind, text in (
+                error(method),
+                error(method, None, None, None, bogus=1),
+                error(method, None, None, None, None),
+            )
+        ]
+
+    assert {kind for kind, _ in agree(scenario)[1]} == {TypeError}
 
 
 async def test_tls_in_tls():
