@@ -14,6 +14,16 @@ pl_leaves_loop(void)
            PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
 }
 
+int
+pl_unraisable(PyObject *object)
+{
+    if (pl_leaves_loop()) {
+        return -1;
+    }
+    PyErr_WriteUnraisable(object);
+    return 0;
+}
+
 PyObject *
 pl_oserror(int status)
 {
@@ -96,15 +106,25 @@ pl_report(PlLoop *loop, const char *message, PyObject *exc, ...)
     return call_exception_handler(loop, exc, context);
 }
 
+/* What the message says of a callback: since 3.13 its arguments only in debug
+   mode. */
+static PyObject *
+callback_source(PlLoop *loop, PyObject *callback, PyObject *args)
+{
+    PyObject *stack[] = {callback == NULL ? Py_None : callback,
+                         args == NULL ? Py_None : args,
+                         loop->debug ? Py_True : Py_False};
+
+    return PyObject_Vectorcall(loop->st->format_callback_source, stack, 2,
+                               loop->st->debug_kwnames);
+}
+
 int
 pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,
                    PyObject *args, PyObject *traceback)
 {
     PyObject *exc = PyErr_GetRaisedException();
-    PyObject *source =
-        PyObject_CallFunctionObjArgs(loop->st->format_callback_source,
-                                     callback == NULL ? Py_None : callback,
-                                     args == NULL ? Py_None : args, NULL);
+    PyObject *source = callback_source(loop, callback, args);
 
     if (source == NULL) {
         Py_DECREF(exc);

@@ -212,7 +212,7 @@ loop_listen(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     int fd = PyLong_AsInt(args[0]);
-    Py_ssize_t backlog = PyLong_AsSsize_t(args[4]);
+    Py_ssize_t backlog = PyNumber_AsSsize_t(args[4], NULL);
 
     if (PyErr_Occurred() || pl_loop_check_closed(loop) < 0) {
         return NULL;
@@ -233,6 +233,7 @@ loop_listen(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
                                                  : backlog);
     self->job = (pl_job){listener_accept, (PyObject *)self};
     self->context = PyContext_CopyCurrent();
+    pl_loop_evict(loop, fd);
     if (self->context == NULL || watch_listener(self) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -248,24 +249,6 @@ pl_listener_stop(void *owner)
 
     self->stopped = 1;
     unwatch_listener(self);
-}
-
-/* _stop_listening(fd) -> was there a listener? */
-PyObject *
-loop_stop_listening(PlLoop *loop, PyObject *number)
-{
-    int fd = PyLong_AsInt(number);
-
-    if (fd == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    pl_slot *slot = loop->closed ? NULL : pl_core_slot(loop->core, fd);
-
-    if (slot == NULL || slot->kind != PL_SLOT_LISTENER) {
-        Py_RETURN_FALSE;
-    }
-    pl_listener_stop(slot->owner);
-    Py_RETURN_TRUE;
 }
 
 static PyObject *

@@ -13,20 +13,45 @@
 
 /* -- life cycle -------------------------------------------------------- */
 
-/* Is `time` of this class our own? */
-static int
-class_overrides_time(pl_state *st, PyTypeObject *type)
+/* Of name, which may be any object; 0: of no method that we call. */
+static enum pl_override
+override_of(pl_state *st, PyObject *name)
 {
-    if (type == st->LoopType) {
+    if (!PyUnicode_Check(name)) {
         return 0;
     }
-    PyObject *mine = PyObject_GetAttr((PyObject *)st->LoopType, st->str_time);
-    PyObject *its = PyObject_GetAttr((PyObject *)type, st->str_time);
-    int differs = mine == NULL || its == NULL ? -1 : mine != its;
+    return PyUnicode_Compare(name, st->str_time) == 0      ? PL_OWN_TIME
+           : PyUnicode_Compare(name, st->str_call_at) == 0 ? PL_OWN_CALL_AT
+           : PyUnicode_Compare(name, st->str_create_future) == 0
+               ? PL_OWN_CREATE_FUTURE
+               : 0;
+}
 
-    Py_XDECREF(mine);
-    Py_XDECREF(its);
-    return differs;
+/* Which of the methods that we call has the loop's class from somebody else?
+   0, or -1 with an exception. */
+static int
+look_at_class(PlLoop *self)
+{
+    pl_state *st = self->st;
+    PyObject *names[] = {st->str_time, st->str_call_at, st->str_create_future};
+
+    self->class_overrides = 0;
+    for (int i = 0; i < 3; i++) {
+        PyObject *mine = PyObject_GetAttr((PyObject *)st->LoopType, names[i]);
+        PyObject *its = PyObject_GetAttr((PyObject *)Py_TYPE(self), names[i]);
+        int status = mine == NULL || its == NULL ? -1 : 0;
+
+        if (mine != its) {
+            self->class_overrides |= override_of(st, names[i]);
+        }
+        Py_XDECREF(mine);
+        Py_XDECREF(its);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    self->overrides = self->class_overrides | self->instance_overrides;
+    return 0;
 }
 
 static PyObject *
@@ -55,12 +80,10 @@ loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
         return pl_raise_errno(err);
     }
     self->core->owner = self;
-    err = class_overrides_time(st, type);
-    if (err < 0) {
+    if (look_at_class(self) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->own_time = err;
     return (PyObject *)self;
 }
 
@@ -347,26 +370,27 @@ pl_loop_read_buffer(PlLoop *loop)
 
 /* -- attributes -------------------------------------------------------- */
 
-/* time() replaced on the instance drives the timers too. */
+/* Methods replaced on the instance are called too: time() drives the timers. */
 static int
 loop_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     PlLoop *self = (PlLoop *)op;
-    int is_time = PyUnicode_Check(name) &&
-                  PyUnicode_Compare(name, self->st->str_time) == 0;
+    enum pl_override method = override_of(self->st, name);
 
     if (PyObject_GenericSetAttr(op, name, value) < 0) {
         return -1;
     }
-    if (is_time) {
-        int differs = class_overrides_time(self->st, Py_TYPE(self));
-
-        if (differs < 0) {
-            return -1;
-        }
-        self->own_time = value != NULL || differs;
+    if (method != 0 && value != NULL) {
+        self->instance_overrides |= method;
     }
-    return 0;
+    else {
+        self->instance_overrides &= ~(uint8_t)method;
+    }
+    self->overrides = self->class_overrides | self->instance_overrides;
+    return PyUnicode_Check(name) &&
+                   PyUnicode_CompareWithASCIIString(name, "__class__") == 0
+               ? look_at_class(self)
+               : 0;
 }
 
 static PyObject *
@@ -539,48 +563,58 @@ loop_poller_fileno(PlLoop *self, PyObject *Py_UNUSED(unused))
 
 static PyMethodDef loop_methods[] = {
     {"call_soon", FAST_KEYWORDS(loop_call_soon),
-     "call_soon(callback, *args, context=None) -> Handle\n\n"
+     "call_soon($self, callback, *args, context=None)\n--\n\n"
      "Arrange for callback(*args) to be called in the next turn, after what "
      "was\nscheduled before it. Only from the loop's own thread."},
     {"call_soon_threadsafe", FAST_KEYWORDS(loop_call_soon_threadsafe),
-     "call_soon_threadsafe(callback, *args, context=None) -> Handle\n\n"
+     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
      "Like call_soon(), from any thread; wakes the loop if it sleeps. "
      "RuntimeError\nonce the loop is closed."},
     {"call_later", FAST_KEYWORDS(loop_call_later),
-     "call_later(delay, callback, *args, context=None) -> TimerHandle\n\n"
+     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
      "Arrange for callback(*args) to be called after delay seconds, never "
      "earlier."},
     {"call_at", FAST_KEYWORDS(loop_call_at),
-     "call_at(when, callback, *args, context=None) -> TimerHandle\n\n"
+     "call_at($self, when, callback, *args, context=None)\n--\n\n"
      "Like call_later() with an absolute time in seconds of loop.time()."},
     {"create_task", FAST_KEYWORDS(loop_create_task),
-     "create_task(coro, **kwargs) -> Task\n\n"
+     "create_task($self, coro, **kwargs)\n--\n\n"
      "Schedule a coroutine; keywords as the running version's Task takes."},
     {"create_future", (PyCFunction)loop_create_future, METH_NOARGS,
+     "create_future($self, /)\n--\n\n"
      "A new asyncio.Future of this loop."},
     {"time", (PyCFunction)loop_time, METH_NOARGS,
+     "time($self, /)\n--\n\n"
      "Seconds of the monotonic clock; a subclass or an instance that "
      "replaces it\ndrives the timers."},
     {"stop", (PyCFunction)loop_stop, METH_NOARGS,
+     "stop($self, /)\n--\n\n"
      "Leave run_forever() at the end of the current turn."},
     {"is_running", (PyCFunction)loop_is_running, METH_NOARGS,
+     "is_running($self, /)\n--\n\n"
      "True while run_forever() runs."},
     {"is_closed", (PyCFunction)loop_is_closed, METH_NOARGS,
+     "is_closed($self, /)\n--\n\n"
      "True after close()."},
     {"get_debug", (PyCFunction)loop_get_debug, METH_NOARGS,
+     "get_debug($self, /)\n--\n\n"
      "True in debug mode."},
     {"add_reader", FAST_KEYWORDS(loop_add_reader),
-     "add_reader(fd, callback, *args)\n\n"
+     "add_reader($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) whenever fd is readable."},
     {"add_writer", FAST_KEYWORDS(loop_add_writer),
-     "add_writer(fd, callback, *args)\n\n"
+     "add_writer($self, fd, callback, *args)\n--\n\n"
      "Call callback(*args) whenever fd is writable."},
     {"remove_reader", FAST_KEYWORDS(loop_remove_reader),
+     "remove_reader($self, fd)\n--\n\n"
      "Stop watching fd for reading; True if it was watched."},
     {"remove_writer", FAST_KEYWORDS(loop_remove_writer),
+     "remove_writer($self, fd)\n--\n\n"
      "Stop watching fd for writing; True if it was watched."},
-    {"_add_reader", FAST_KEYWORDS(loop_private_add_reader), NULL},
-    {"_add_writer", FAST_KEYWORDS(loop_private_add_writer), NULL},
+    {"_add_reader", FAST_KEYWORDS(loop_private_add_reader),
+     "_add_reader($self, fd, callback, *args)\n--\n\n"},
+    {"_add_writer", FAST_KEYWORDS(loop_private_add_writer),
+     "_add_writer($self, fd, callback, *args)\n--\n\n"},
     {"_remove_reader", (PyCFunction)loop_private_remove_reader, METH_O, NULL},
     {"_remove_writer", (PyCFunction)loop_private_remove_writer, METH_O, NULL},
     {"_ensure_fd_no_transport", (PyCFunction)loop_ensure_fd_no_transport,
@@ -607,6 +641,7 @@ static PyMethodDef loop_methods[] = {
     {"_poller_fileno", (PyCFunction)loop_poller_fileno, METH_NOARGS, NULL},
     {"_start_timer", (PyCFunction)loop_start_timer, METH_O, NULL},
     {"_waiting", (PyCFunction)loop_waiting, METH_NOARGS, NULL},
+    {"_send_written", (PyCFunction)loop_send_written, METH_NOARGS, NULL},
     {"_close_core", (PyCFunction)loop_close_core, METH_NOARGS, NULL},
     {"stats", (PyCFunction)(void (*)(void))loop_stats,
      METH_VARARGS | METH_KEYWORDS,
@@ -630,7 +665,6 @@ static PyMethodDef loop_methods[] = {
     {"_make_stream", FAST(loop_make_stream), NULL},
     {"_make_datagram", FAST(loop_make_datagram), NULL},
     {"_listen", FAST(loop_listen), NULL},
-    {"_stop_listening", (PyCFunction)loop_stop_listening, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

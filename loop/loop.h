@@ -56,6 +56,14 @@ pl_entry_job(void *entry)
 #define PL_FREELIST_IDLE 1024        /* … and while the loop idles */
 #define PL_READ_BUFFER (256 * 1024)
 
+/* Methods that others call, in whose place a subclass or the instance has its
+   own. */
+enum pl_override {
+    PL_OWN_TIME = 1,
+    PL_OWN_CALL_AT = 2,
+    PL_OWN_CREATE_FUTURE = 4,
+};
+
 struct PlLoop {
     PyObject_HEAD
 
@@ -77,23 +85,26 @@ struct PlLoop {
     atomic_bool stopping;       /* so may these two be by */
     atomic_bool debug;
     bool timed;                 /* callbacks are: debug mode, slow_hook */
-    bool own_time;              /* time() is overridden: ask Python */
-    bool outside;               /* so is the selector: it waits for events */
+    uint8_t overrides;          /* enum pl_override: of the next two */
+    uint8_t class_overrides;
+    uint8_t instance_overrides;
+    bool outside; /* somebody else's selector waits for events */
     bool in_turn;
-    bool bounded;               /* … and a stream sends so much in it */
-    PlStream **written;         /* streams to flush at the end of the turn */
-    size_t written_count;       /* each entry owns a reference */
+    bool bounded; /* … and a stream sends so much in it */
+    PlStream **written; /* streams to flush at the end of the turn */
+    size_t written_count; /* each entry owns a reference */
+    bool sending; /* they are being flushed */
     size_t written_capacity;
-    char *read_buffer;          /* PL_READ_BUFFER bytes, made on first use */
-    PyObject *spare_bytes;      /* as long, to be read into: stream_read.c */
-    int64_t polled_ns;          /* clock at the end of the last poll */
-    int64_t looked_ns;          /* … when it was last looked at: run.c */
-    int64_t trimmed_ns;         /* … when free_handles last gave some back */
-    PyObject *pristine;         /* contexts to share, or NULL: context.h */
-    PyObject *scratch;          /* … and to run in */
-    PyObject *empty;            /* … without variables */
-    PyObject *slow_hook;        /* set_slow_callback_hook()'s, or NULL */
-    int64_t slow_ns;            /* its threshold */
+    char *read_buffer; /* PL_READ_BUFFER bytes, made on first use */
+    PyObject *spare_bytes; /* as long, to be read into: stream_read.c */
+    int64_t polled_ns; /* clock at the end of the last poll */
+    int64_t looked_ns; /* … when it was last looked at: run.c */
+    int64_t trimmed_ns; /* … when free_handles last gave some back */
+    PyObject *pristine; /* contexts to share, or NULL: context.h */
+    PyObject *scratch; /* … and to run in */
+    PyObject *empty; /* … without variables */
+    PyObject *slow_hook; /* set_slow_callback_hook()'s, or NULL */
+    int64_t slow_ns; /* its threshold */
     int64_t timed_ns; /* start of what runs, if it is timed, or 0 */
     void *free_handles[2]; /* freelists: handle.c */
     int free_count[2];
@@ -102,9 +113,9 @@ struct PlLoop {
     pl_counters counters;
     uint64_t timers_cancelled; /* of those in the heap */
 
-    struct pl_resolve *resolving;    /* getaddrinfo requests: dns.c */
-    struct pyloop_task *native_tasks;     /* unfinished: native_task.c */
-    struct pyloop_promise *promises;      /* not completed: promise.c */
+    struct pl_resolve *resolving; /* getaddrinfo requests: dns.c */
+    struct pyloop_task *native_tasks; /* unfinished: native_task.c */
+    struct pyloop_promise *promises; /* not completed: promise.c */
     PyObject *transports; /* asyncio's table of them, once needed */
 };
 
@@ -211,9 +222,9 @@ PyObject *loop_stop_waiting(PlLoop *self, PyObject *const *args,
 int pl_watch_on_events(PlLoop *loop, void *owner, uint32_t events);
 int pl_watch_traverse(void *owner, visitproc visit, void *arg);
 void pl_watch_free(void *owner);
-/* Drops the callbacks left over from a descriptor that was closed behind our
-   back, when its number is to be a transport's. */
-void pl_watch_evict(PlLoop *loop, int fd);
+/* Frees the slot of a descriptor that was closed behind our back, when its
+   number is to be a transport's or a listener's: nobody hears of it any more. */
+void pl_loop_evict(PlLoop *loop, int fd);
 
 /* transport.c: the transport that owns the descriptor and is not closing, or
    NULL; borrowed. */
@@ -272,6 +283,8 @@ int pl_dns_enums(pl_state *st);
 /* error.c */
 /* True when the raised exception must leave the loop. */
 int pl_leaves_loop(void);
+/* What is raised has nobody to go to: 0, or -1 when it must leave the loop. */
+int pl_unraisable(PyObject *object);
 /* Reports the raised exception as asyncio's handle does: 0, or -1 with it
    still set when it is KeyboardInterrupt or SystemExit. */
 int pl_report_callback(PlLoop *loop, PyObject *handle, PyObject *callback,

@@ -63,6 +63,25 @@ create_task_hands_on(pl_state *st)
     return status;
 }
 
+/* _format_callback_source(func, args, *, debug=False): 3.13. */
+static int
+source_takes_debug(pl_state *st)
+{
+    PyObject *defaults =
+        PyObject_GetAttrString(st->format_callback_source, "__kwdefaults__");
+    int takes = defaults == NULL ? -1
+                : defaults == Py_None
+                    ? 0
+                    : PySequence_Contains(defaults, st->str_debug);
+
+    Py_XDECREF(defaults);
+    if (takes <= 0) {
+        return takes;
+    }
+    st->debug_kwnames = PyTuple_Pack(1, st->str_debug);
+    return st->debug_kwnames == NULL ? -1 : 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -99,11 +118,13 @@ module_exec(PyObject *module)
     st->socket_fileno = PyObject_GetAttr(st->socket_base, st->str_fileno);
     if (st->create_task == NULL || st->ensure_fd_no_transport == NULL ||
         st->loop_kwnames == NULL || st->socket_fileno == NULL ||
-        create_task_hands_on(st) < 0 || server_takes_transport(st) < 0 ||
-        pl_dns_enums(st) < 0 || pl_context_probe(st) < 0)
+        create_task_hands_on(st) < 0 || source_takes_debug(st) < 0 ||
+        server_takes_transport(st) < 0 || pl_dns_enums(st) < 0 ||
+        pl_context_probe(st) < 0)
     {
         return -1;
     }
+    pl_socket_probe(st);
     return pl_loop_type(module, st) < 0 || pl_handle_types(module, st) < 0 ||
                    pl_stream_type(module, st) < 0 ||
                    pl_listener_type(module, st) < 0 ||
@@ -136,6 +157,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(st->create_task);
     Py_VISIT(st->ensure_fd_no_transport);
     Py_VISIT(st->loop_kwnames);
+    Py_VISIT(st->debug_kwnames);
     Py_VISIT(st->socket_fileno);
     Py_VISIT(st->no_vars);
     for (int i = 0; i < PL_FAMILIES; i++) {
@@ -171,6 +193,7 @@ module_clear(PyObject *module)
     Py_CLEAR(st->create_task);
     Py_CLEAR(st->ensure_fd_no_transport);
     Py_CLEAR(st->loop_kwnames);
+    Py_CLEAR(st->debug_kwnames);
     Py_CLEAR(st->socket_fileno);
     Py_CLEAR(st->no_vars);
     for (int i = 0; i < PL_FAMILIES; i++) {

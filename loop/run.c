@@ -68,7 +68,8 @@ poll_timeout(PlLoop *self, double *seconds)
         *seconds = -1.0;
         return 0;
     }
-    double now = self->own_time ? pl_loop_time(self) : (double)now_ns * 1e-9;
+    double now = self->overrides & PL_OWN_TIME ? pl_loop_time(self)
+                                               : (double)now_ns * 1e-9;
 
     if (now == -1.0 && PyErr_Occurred()) {
         return -1;
@@ -272,6 +273,27 @@ poll_step(PlLoop *self, bool first)
     return 0;
 }
 
+/* What is due until then runs now.  Of a time() of somebody else's asyncio's
+   _clock_resolution more, or a clock that does not get quite there would stand
+   still.  -1.0 and an exception. */
+static double
+due_until(PlLoop *self)
+{
+    double now = pl_loop_time(self);
+
+    if (!(self->overrides & PL_OWN_TIME) || (now == -1.0 && PyErr_Occurred()))
+    {
+        return now;
+    }
+    PyObject *attribute =
+        PyObject_GetAttrString((PyObject *)self, "_clock_resolution");
+    double resolution = attribute == NULL ? -1.0 : PyFloat_AsDouble(attribute);
+
+    Py_XDECREF(attribute);
+    /* Until, and not at. */
+    return PyErr_Occurred() ? -1.0 : nextafter(now + resolution, -HUGE_VAL);
+}
+
 static int
 expire_timers(PlLoop *self)
 {
@@ -280,12 +302,12 @@ expire_timers(PlLoop *self)
     if (timers->count == 0) {
         return 0;
     }
-    double now = pl_loop_time(self);
+    double until = due_until(self);
 
-    if (now == -1.0 && PyErr_Occurred()) {
+    if (until == -1.0 && PyErr_Occurred()) {
         return -1;
     }
-    while (timers->count > 0 && timers->entries[0].when <= now) {
+    while (timers->count > 0 && timers->entries[0].when <= until) {
         PlHandle *handle = pl_heap_pop(timers);
 
         pl_handle_unset(handle, PL_IN_HEAP);
@@ -339,6 +361,10 @@ entry_subject(PlLoop *self, void *entry, PyObject *owner)
                          : PyObject_GetAttr(callback, self->st->str___self__);
 
     if (task == NULL) {
+        if (callback != NULL && !PyErr_ExceptionMatches(PyExc_AttributeError))
+        {
+            return NULL;
+        }
         PyErr_Clear();
     }
     else {
@@ -347,10 +373,10 @@ entry_subject(PlLoop *self, void *entry, PyObject *owner)
         if (is_task > 0) {
             return task;
         }
-        if (is_task < 0) {
-            PyErr_Clear();
-        }
         Py_DECREF(task);
+        if (is_task < 0) {
+            return NULL;
+        }
     }
     return Py_NewRef((PyObject *)entry);
 }
@@ -380,8 +406,8 @@ call_slow_hook(PlLoop *self, PyObject *subject, int64_t took)
     return status;
 }
 
-/* Debug mode's report, in asyncio's words. */
-static void
+/* Debug mode's report, in asyncio's words.  0, or -1 with any exception. */
+static int
 log_slow(PlLoop *self, PyObject *subject, int64_t took)
 {
     /* Looked up where asyncio does, for those who put their own there. */
@@ -395,27 +421,26 @@ log_slow(PlLoop *self, PyObject *subject, int64_t took)
                                            "Executing %s took %.3f seconds",
                                            text, (double)took * 1e-9);
 
-    if (done == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
     Py_XDECREF(done);
     Py_XDECREF(logger);
     Py_XDECREF(text);
+    return done == NULL ? -1 : 0;
 }
 
-static int64_t
-slow_limit(PlLoop *self)
+/* 1, 0, or -1 with an exception: the attribute is whatever was set. */
+static int
+is_slow(PlLoop *self, int64_t took)
 {
-    PyObject *duration = PyObject_GetAttr(
-        (PyObject *)self, self->st->str_slow_callback_duration);
-    double limit = duration == NULL ? -1.0 : PyFloat_AsDouble(duration);
+    PyObject *limit = PyObject_GetAttr((PyObject *)self,
+                                       self->st->str_slow_callback_duration);
+    PyObject *seconds = PyFloat_FromDouble((double)took * 1e-9);
+    int slow = limit == NULL || seconds == NULL
+                   ? -1
+                   : PyObject_RichCompareBool(seconds, limit, Py_GE);
 
-    Py_XDECREF(duration);
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-        return 100000000;
-    }
-    return limit < 9e9 ? (int64_t)(limit * 1e9) : INT64_MAX;
+    Py_XDECREF(limit);
+    Py_XDECREF(seconds);
+    return slow;
 }
 
 static void
@@ -432,22 +457,25 @@ set_current_handle(PlLoop *self, PyObject *handle)
 static int
 report_slow(PlLoop *self, void *entry, PyObject *owner, int64_t took)
 {
-    int logs = self->debug && took >= slow_limit(self);
+    int logs = self->debug ? is_slow(self, took) : 0;
     int hooks = self->slow_hook != NULL && took >= self->slow_ns;
 
+    if (logs < 0) {
+        return -1;
+    }
     if (!logs && !hooks) {
         return 0;
     }
     PyObject *subject = entry_subject(self, entry, owner);
 
     if (subject == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
-        return 0;
+        return -1;
     }
-    if (logs) {
-        log_slow(self, subject, took);
+    int status = logs ? log_slow(self, subject, took) : 0;
+
+    if (status == 0 && hooks) {
+        status = call_slow_hook(self, subject, took);
     }
-    int status = hooks ? call_slow_hook(self, subject, took) : 0;
 
     Py_DECREF(subject);
     return status;

@@ -12,7 +12,7 @@
 double
 pl_loop_time(PlLoop *loop)
 {
-    if (!loop->own_time) {
+    if (!(loop->overrides & PL_OWN_TIME)) {
         return (double)pl_now_ns() * 1e-9;
     }
     PyObject *now =
@@ -505,6 +505,34 @@ loop_call_at(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     return handle;
 }
 
+/* self.call_at(now + delay, callback, *args, context=context) */
+static PyObject *
+call_own_call_at(PlLoop *self, double now, const pl_call *call)
+{
+    PyObject *method =
+        PyObject_GetAttr((PyObject *)self, self->st->str_call_at);
+    PyObject *start = PyFloat_FromDouble(now);
+    PyObject *when = start == NULL ? NULL : PyNumber_Add(start, call->args[0]);
+    PyObject *args = PyTuple_New(call->nargs);
+    PyObject *kwargs = Py_BuildValue(
+        "{s:O}", "context", call->context == NULL ? Py_None : call->context);
+    PyObject *timer = NULL;
+
+    for (Py_ssize_t i = 1; args != NULL && i < call->nargs; i++) {
+        PyTuple_SET_ITEM(args, i, Py_NewRef(call->args[i]));
+    }
+    if (method != NULL && when != NULL && args != NULL && kwargs != NULL) {
+        PyTuple_SET_ITEM(args, 0, Py_NewRef(when));
+        timer = PyObject_Call(method, args, kwargs);
+    }
+    Py_XDECREF(method);
+    Py_XDECREF(start);
+    Py_XDECREF(when);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return timer;
+}
+
 PyObject *
 loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
                 PyObject *kwnames)
@@ -526,6 +554,9 @@ loop_call_later(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
     }
     double when;
 
+    if (self->overrides & PL_OWN_CALL_AT) {
+        return call_own_call_at(self, now, &call);
+    }
     if (PyFloat_CheckExact(call.args[0])) {
         when = now + PyFloat_AS_DOUBLE(call.args[0]);
     }

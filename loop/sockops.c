@@ -26,11 +26,13 @@
 #define NOT_PLAIN (-2)
 
 /* The descriptor (-1 of a closed socket, for the kernel to refuse), or
-   NOT_PLAIN without an exception. */
+   NOT_PLAIN without an exception.  The callers know a Future by its type. */
 static int
 plain_socket(PlLoop *self, PyObject *sock)
 {
-    if (self->debug || (PyObject *)Py_TYPE(sock) != self->st->socket_type) {
+    if (self->debug || self->overrides & PL_OWN_CREATE_FUTURE ||
+        (PyObject *)Py_TYPE(sock) != self->st->socket_type)
+    {
         return NOT_PLAIN;
     }
     PyObject *number = PyObject_CallOneArg(self->st->socket_fileno, sock);
@@ -92,8 +94,7 @@ static ssize_t
 receive(int fd, void *buffer, size_t size, peer *from)
 {
     /* As the socket module: nothing was asked for, so nothing is done. */
-    if (size == 0) {
-        from->length = 0;
+    if (size == 0 && from->length == 0) {
         return 0;
     }
     return recvfrom(fd, buffer, size, MSG_DONTWAIT,

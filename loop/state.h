@@ -38,6 +38,7 @@
     X(connection_lost)                                                        \
     X(connection_made)                                                        \
     X(context)                                                                \
+    X(call_at)                                                                \
     X(create_future)                                                          \
     X(data)                                                                   \
     X(data_received)                                                          \
@@ -110,6 +111,7 @@
     X(selector_transport, "asyncio.selector_events",                          \
       "_SelectorSocketTransport")                                             \
     X(transport_socket, "asyncio.trsock", "TransportSocket")                  \
+    X(stream_socket, "pyloop._written", "TransportSocket")                    \
     X(getframe, "sys", "_getframe")
 
 #define PL_FAMILIES (AF_INET6 + 1)
@@ -133,6 +135,9 @@ typedef struct {
     PyObject *create_task;                  /* BaseEventLoop's */
     PyObject *ensure_fd_no_transport;       /* BaseSelectorEventLoop's */
     PyObject *loop_kwnames;                 /* ("loop",) */
+    PyObject *debug_kwnames;                /* ("debug",) where
+                                               _format_callback_source() takes
+                                               it, else NULL */
     PyObject *socket_fileno;                /* _socket.socket's method */
     PyObject *no_vars;                      /* an empty context's: context.h;
                                                NULL: layout unknown */
@@ -140,6 +145,7 @@ typedef struct {
     PyObject *kinds[PL_KINDS];              /* SocketKind members */
     int attach_takes_transport;             /* Server._attach(transport) */
     int create_task_hands_on;               /* any keyword to Task */
+    int knows_sockets;                      /* where they keep the number */
 #define X(name) PyObject *str_##name;
     PL_NAMES(X)
 #undef X

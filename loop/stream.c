@@ -20,7 +20,8 @@ stream_releasing(PlTransport *transport)
         struct sockaddr_storage name;
         socklen_t length = sizeof(name);
         PyObject *sockname =
-            getsockname(self->fd, (struct sockaddr *)&name, &length) == 0
+            getsockname(pl_transport_fd(transport), (struct sockaddr *)&name,
+                        &length) == 0
                 ? pl_sockaddr_object((struct sockaddr *)&name, length)
                 : Py_NewRef(Py_None);
 
@@ -30,7 +31,7 @@ stream_releasing(PlTransport *transport)
         }
     }
     if (self->flags & PL_S_LENT) {
-        (void)shutdown(self->fd, SHUT_RDWR);
+        (void)shutdown(pl_transport_fd(transport), SHUT_RDWR);
     }
 }
 
@@ -174,6 +175,9 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
     {
         goto error;
     }
+    if (sock != NULL) {
+        pl_transport_set_sock(&self->base, sock);
+    }
     if (pl_transport_open(&self->base, fd) < 0) {
         PyObject *exc = PyErr_GetRaisedException();
 
@@ -185,9 +189,6 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
     }
     if (waiter != NULL && waiter != Py_None) {
         self->waiter = Py_NewRef(waiter);
-    }
-    if (sock != NULL) {
-        self->sock = Py_NewRef(sock);
     }
     return self;
 
@@ -247,7 +248,8 @@ ensure_sock(PlStream *self)
             Py_XDECREF(number);
             return number == NULL ? NULL : self->sock;
         }
-        self->sock = sock;
+        pl_transport_set_sock(&self->base, sock);
+        Py_DECREF(sock);
         PyObject *done = PyObject_CallMethod(sock, "setblocking", "i", 0);
 
         if (done == NULL) {
@@ -270,8 +272,8 @@ stream_sockname(PlStream *self)
     if (self->sockname != NULL) {
         return Py_NewRef(self->sockname);
     }
-    if (self->fd < 0 ||
-        getsockname(self->fd, (struct sockaddr *)&name, &length) < 0)
+    if (self->fd < 0 || getsockname(pl_transport_fd(&self->base),
+                                    (struct sockaddr *)&name, &length) < 0)
     {
         Py_RETURN_NONE;
     }
@@ -313,7 +315,8 @@ ensure_extra(PlStream *self)
     if (sock == NULL) {
         goto done;
     }
-    Py_SETREF(sock, PyObject_CallOneArg(st->transport_socket, sock));
+    Py_SETREF(sock, PyObject_CallFunctionObjArgs(st->stream_socket, sock, self,
+                                                 NULL));
     if (sock == NULL) {
         goto done;
     }
@@ -520,6 +523,7 @@ static PyMethodDef stream_methods[] = {
      "Bytes queued and not yet sent; O(1)."},
     {"_make_empty_waiter", PL_NOARGS(stream_make_empty_waiter_locked), NULL},
     {"_reset_empty_waiter", PL_NOARGS(stream_reset_empty_waiter), NULL},
+    {"_send_written", PL_NOARGS(stream_send_written), NULL},
     {"_set_lent", (PyCFunction)stream_set_lent_locked, METH_O, NULL},
     {"_force_close", (PyCFunction)transport_force_close_locked, METH_O, NULL},
     {"_fatal_error", (PyCFunction)transport_fatal_error, METH_VARARGS, NULL},

@@ -55,7 +55,6 @@ int pl_listener_type(PyObject *module, pl_state *st);
 PyObject *loop_make_stream(PlLoop *self, PyObject *const *args,
                            Py_ssize_t nargs);
 PyObject *loop_listen(PlLoop *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *loop_stop_listening(PlLoop *self, PyObject *fd);
 
 /* New ref.  Takes fd over when it succeeds: sock (may be NULL) owns it then,
    else the stream does.  Schedules connection_made(). */
@@ -97,5 +96,7 @@ PyObject *stream_writelines(PlStream *self, PyObject *const *args,
 PyObject *stream_write_eof(PlStream *self, PyObject *unused);
 PyObject *stream_make_empty_waiter(PlStream *self, PyObject *unused);
 PyObject *stream_reset_empty_waiter(PlStream *self, PyObject *unused);
+PyObject *stream_send_written(PlStream *self, PyObject *unused);
+PyObject *loop_send_written(PlLoop *self, PyObject *unused);
 
 #endif

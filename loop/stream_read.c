@@ -24,7 +24,11 @@
 static int
 read_eof(PlStream *self)
 {
-    pl_transport_debug(&self->base, "%r received EOF");
+    if (pl_transport_debug(&self->base, "%r received EOF") < 0 &&
+        pl_unraisable((PyObject *)self) < 0)
+    {
+        return -1;
+    }
     PyObject *protocol = pl_transport_protocol(&self->base);
     int keep_open = self->table->eof(&self->base, protocol);
 
@@ -83,7 +87,9 @@ pl_stream_read_buffered(PlTransport *transport)
         return pl_transport_fatal(&self->base, failed);
     }
     if (PyObject_GetBuffer(target, &view, PyBUF_WRITABLE) < 0) {
-        if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+        if (PyErr_ExceptionMatches(PyExc_BufferError) ||
+            PyErr_ExceptionMatches(PyExc_TypeError))
+        {
             /* In the words of the recv_into() that asyncio calls. */
             PyErr_Format(PyExc_TypeError,
                          "recv_into() argument 1 must be read-write "
@@ -99,7 +105,8 @@ pl_stream_read_buffered(PlTransport *transport)
         Py_DECREF(target);
         return 0;
     }
-    ssize_t n = recv(self->fd, view.buf, (size_t)view.len, 0);
+    ssize_t n =
+        recv(pl_transport_fd(&self->base), view.buf, (size_t)view.len, 0);
     int err = errno;
 
     PyBuffer_Release(&view);
@@ -167,7 +174,7 @@ read_bytes(PlStream *self, int *status, int *spare)
     if (buffer == NULL) {
         goto no_memory;
     }
-    ssize_t n = recv(self->fd, buffer, PL_READ_BUFFER, 0);
+    ssize_t n = recv(pl_transport_fd(&self->base), buffer, PL_READ_BUFFER, 0);
     int err = errno;
 
     *spare = data != NULL && n >= KEEP_READ;
@@ -245,7 +252,7 @@ pl_stream_read_raw(PlTransport *transport,
         return pl_transport_fatal(transport,
                                   "Fatal read error on socket transport");
     }
-    ssize_t n = recv(self->fd, buffer, PL_READ_BUFFER, 0);
+    ssize_t n = recv(pl_transport_fd(&self->base), buffer, PL_READ_BUFFER, 0);
 
     if (n <= 0) {
         return read_nothing(self, n, errno);

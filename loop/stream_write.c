@@ -169,6 +169,8 @@ queue_sent(PlStream *self, ssize_t n, size_t total)
 static int
 queue_send(PlStream *self, bool all)
 {
+    int fd = pl_transport_fd(&self->base);
+
     self->flags &= ~(uint32_t)PL_S_HELD;
     while (self->count > 0) {
         struct iovec iov[IOV_BATCH];
@@ -184,9 +186,9 @@ queue_send(PlStream *self, bool all)
         struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 
         do {
-            n = count == 1 ? send(self->fd, iov[0].iov_base, iov[0].iov_len,
-                                  MSG_NOSIGNAL)
-                           : sendmsg(self->fd, &message, MSG_NOSIGNAL);
+            n = count == 1
+                    ? send(fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                    : sendmsg(fd, &message, MSG_NOSIGNAL);
         } while (n < 0 && errno == EINTR);
         int status = queue_sent(self, n < 0 ? -errno : n, total);
 
@@ -215,11 +217,7 @@ end_waiter(PlStream *self, PyObject *method, PyObject *value)
     }
     Py_DECREF(waiter);
     if (done == NULL) {
-        if (pl_leaves_loop()) {
-            return -1;
-        }
-        PyErr_WriteUnraisable((PyObject *)self);
-        return 0;
+        return pl_unraisable((PyObject *)self);
     }
     Py_DECREF(done);
     return 0;
@@ -277,7 +275,9 @@ after_drain(PlStream *self, int from_job)
     }
     if ((self->flags & (PL_S_EOF | PL_S_SHUT)) == PL_S_EOF) {
         self->flags |= PL_S_SHUT;
-        if (shutdown(self->fd, SHUT_WR) < 0 && errno != ENOTCONN) {
+        if (shutdown(pl_transport_fd(&self->base), SHUT_WR) < 0 &&
+            errno != ENOTCONN)
+        {
             return send_failed(self, -errno);
         }
     }
@@ -416,7 +416,7 @@ send_together(PlLoop *loop, PlStream **streams, int count)
     PyObject *exc = NULL;
 
     for (int i = 0; i < count; i++) {
-        batch[i].fd = streams[i]->fd;
+        batch[i].fd = pl_transport_fd(&streams[i]->base);
         batch[i].count = (int)queue_vector(streams[i], batch[i].iov,
                                            PL_URING_IOV, &batch[i].total);
     }
@@ -480,8 +480,11 @@ flush_together(PlLoop *loop)
 int
 pl_loop_flush_written(PlLoop *loop)
 {
-    PyObject *exc = loop->core->uring == NULL ? NULL : flush_together(loop);
     size_t kept = 0;
+
+    loop->sending = true;
+
+    PyObject *exc = loop->core->uring == NULL ? NULL : flush_together(loop);
 
     /* Sending and letting go may end in Python code that writes again: those
        entries are appended and taken in this same pass.  So is what is held
@@ -508,6 +511,7 @@ pl_loop_flush_written(PlLoop *loop)
         }
     }
     loop->written_count = kept;
+    loop->sending = false;
     if (exc != NULL) {
         PyErr_SetRaisedException(exc);
         return -1;
@@ -586,7 +590,8 @@ copy_unsent(PlStream *self, Py_buffer *view)
     if (self->count == 0 && (size_t)view->len >= PL_HIGH_WATER &&
         may_send(self))
     {
-        ssize_t n = send(self->fd, view->buf, (size_t)view->len, MSG_NOSIGNAL);
+        ssize_t n = send(pl_transport_fd(&self->base), view->buf,
+                         (size_t)view->len, MSG_NOSIGNAL);
 
         sent = n > 0 ? (size_t)n : 0; /* an error shows at the next send */
         self->sent += sent;
@@ -658,9 +663,15 @@ stream_write(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
                    ? NULL
                    : Py_NewRef(Py_None);
     }
+    bool first = self->count == 0;
+
     if (queue_data(self, data) < 0 ||
         (self->count > 0 && schedule_send(self) < 0))
     {
+        return NULL;
+    }
+    /* asyncio would watch the socket now. */
+    if (first && self->count > 0 && pl_loop_check_closed(self->loop) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -705,6 +716,13 @@ stream_writelines(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
         return PyObject_CallMethod(self->loop->st->selector_transport,
                                    "writelines", "OO", self, lines);
     }
+#if PY_VERSION_HEX >= 0x030C0000
+    int some = PyObject_IsTrue(lines);
+
+    if (some <= 0) {
+        return some < 0 ? NULL : Py_NewRef(Py_None);
+    }
+#endif
     bool lost = self->conn_lost > 0 || self->fd < 0;
 
     /* Before 3.14 the pieces are looked at even then. */
@@ -749,17 +767,45 @@ stream_write_eof(PlStream *self, PyObject *Py_UNUSED(unused))
     if (pl_loop_check_thread(self->loop) < 0) {
         return NULL;
     }
-    self->flags |= PL_S_EOF;
-    if (self->count > 0) {
-        if (pl_stream_flush(&self->base) < 0) {
-            return NULL;
-        }
+    /* What was written in this turn may meet the end of the connection: then
+       there is no end of the data. */
+    if (pl_stream_flush(&self->base) < 0) {
+        return NULL;
     }
-    else {
+    if (self->flags & PL_S_CLOSING) {
+        Py_RETURN_NONE;
+    }
+    self->flags |= PL_S_EOF;
+    if (self->count == 0) {
         self->flags |= PL_S_SHUT;
-        if (shutdown(self->fd, SHUT_WR) < 0) {
+        if (shutdown(pl_transport_fd(&self->base), SHUT_WR) < 0) {
             return pl_raise_errno(-errno);
         }
+    }
+    Py_RETURN_NONE;
+}
+
+/* _send_written(): before the turn is over, for whoever may tell
+   (_written.py).  Nothing in another thread. */
+PyObject *
+stream_send_written(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    if (pl_loop_runs_here(self->loop) && (self->flags & PL_S_WRITTEN) &&
+        pl_stream_flush(&self->base) < 0)
+    {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* The same for all streams. */
+PyObject *
+loop_send_written(PlLoop *self, PyObject *Py_UNUSED(unused))
+{
+    if (pl_loop_runs_here(self) && !self->sending &&
+        pl_loop_flush_written(self) < 0)
+    {
+        return NULL;
     }
     Py_RETURN_NONE;
 }

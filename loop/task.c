@@ -132,7 +132,10 @@ new_future(PlLoop *self, PyObject *type)
 PyObject *
 pl_future_new(PlLoop *self)
 {
-    return new_future(self, self->st->future_type);
+    return self->overrides & PL_OWN_CREATE_FUTURE
+               ? PyObject_CallMethodNoArgs((PyObject *)self,
+                                           self->st->str_create_future)
+               : new_future(self, self->st->future_type);
 }
 
 PyObject *

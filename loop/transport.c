@@ -23,19 +23,17 @@ pl_transport_take_protocol(PlTransport *self, PyObject *protocol)
     Py_XDECREF(old);
 }
 
-void
+int
 pl_transport_debug(PlTransport *self, const char *format)
 {
     if (!self->loop->debug) {
-        return;
+        return 0;
     }
     PyObject *done = PyObject_CallMethod(self->loop->st->logger, "debug", "sO",
                                          format, self);
 
-    if (done == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
     Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
 }
 
 /* The handle asyncio would have had is made for the report.  In a copy of
@@ -86,13 +84,18 @@ pl_transport_watch(PlTransport *self, uint32_t set, uint32_t clear)
     uint32_t before = self->flags & (PL_S_READING | PL_S_WRITING);
     uint32_t after = (before | set) & ~clear;
 
-    if (before == after || self->fd < 0) {
+    /* A closed loop watches nothing, and has let go of this. */
+    if (before == after || self->fd < 0 || self->loop->closed) {
         return 0;
     }
     uint32_t events = (after & PL_S_READING ? PL_READ : 0) |
                       (after & PL_S_WRITING ? PL_WRITE : 0);
-    int err = pl_core_watch(self->loop->core, self->fd, self->ops->kind, self,
-                            events);
+    /* What was watched for went with the descriptor. */
+    int err = pl_transport_fd(self) == self->fd
+                  ? pl_core_watch(self->loop->core, self->fd, self->ops->kind,
+                                  self, events)
+              : set == 0 ? 0
+                         : -EBADF;
 
     if (err < 0) {
         pl_raise_errno(err);
@@ -249,9 +252,63 @@ pl_transport_init(PlTransport *self, const pl_transport_ops *ops, PlLoop *loop,
     self->lost = (pl_job){transport_lost, (PyObject *)self};
     self->high = PL_HIGH_WATER;
     self->low = PL_HIGH_WATER / 4;
+    self->number = &self->fd;
     self->context =
         context == NULL ? PyContext_CopyCurrent() : Py_NewRef(context);
     return self->context == NULL ? -1 : 0;
+}
+
+/* socket.socket has no public function for it but fileno(), and this is asked
+   for each system call.  The first field of _socket.socket, checked here. */
+static const int *
+socket_number(PyObject *sock)
+{
+    return (const int *)((const char *)sock + sizeof(PyObject));
+}
+
+void
+pl_socket_probe(pl_state *st)
+{
+    PyObject *sock = PyObject_CallNoArgs(st->socket_type);
+    int fd = sock == NULL ? -1 : pl_socket_fd(st, sock);
+
+    st->knows_sockets = fd >= 0 && *socket_number(sock) == fd;
+
+    PyObject *closed =
+        sock == NULL ? NULL : PyObject_CallMethodNoArgs(sock, st->str_close);
+
+    if (closed == NULL || *socket_number(sock) != -1) {
+        st->knows_sockets = 0;
+    }
+    Py_XDECREF(closed);
+    Py_XDECREF(sock);
+    PyErr_Clear();    /* no sockets here: then there is nothing to know */
+}
+
+void
+pl_transport_set_sock(PlTransport *self, PyObject *sock)
+{
+    pl_state *st = self->loop->st;
+
+    self->sock = Py_NewRef(sock);
+    if (st->knows_sockets &&
+        PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_base))
+    {
+        self->number = socket_number(sock);
+    }
+}
+
+void
+pl_transport_evict(PlTransport *self)
+{
+    static const int none = -1;
+    bool watched = self->flags & (PL_S_READING | PL_S_WRITING);
+
+    pl_core_forget(self->loop->core, self->fd);
+    self->number = &none;
+    if (watched) {
+        pl_transport_orphan(self);
+    }
 }
 
 int
@@ -259,7 +316,7 @@ pl_transport_open(PlTransport *self, int fd)
 {
     pl_core *core = self->loop->core;
 
-    pl_watch_evict(self->loop, fd);
+    pl_loop_evict(self->loop, fd);
 
     int err = pl_core_watch(core, fd, self->ops->kind, self, 0);
 
@@ -338,7 +395,8 @@ pl_transport_force_close(PlTransport *self, PyObject *exc)
     return schedule_lost(self, exc);
 }
 
-static void
+/* 0, or -1 with any exception: the program's logging may raise. */
+static int
 debug_fatal(PlTransport *self, PyObject *exc, const char *message)
 {
     PyObject *kwargs = Py_BuildValue("{s:O}", "exc_info", exc);
@@ -349,13 +407,11 @@ debug_fatal(PlTransport *self, PyObject *exc, const char *message)
                          ? NULL
                          : PyObject_Call(log, args, kwargs);
 
-    if (done == NULL) {
-        PyErr_WriteUnraisable((PyObject *)self);
-    }
     Py_XDECREF(done);
     Py_XDECREF(log);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
+    return done == NULL ? -1 : 0;
 }
 
 int
@@ -367,8 +423,11 @@ pl_transport_fatal(PlTransport *self, const char *message)
     PyObject *exc = PyErr_GetRaisedException();
 
     if (PyErr_GivenExceptionMatches(exc, PyExc_OSError)) {
-        if (self->loop->debug) {
-            debug_fatal(self, exc, message);
+        if (self->loop->debug && debug_fatal(self, exc, message) < 0 &&
+            pl_unraisable((PyObject *)self) < 0)
+        {
+            Py_DECREF(exc);
+            return -1;
         }
     }
     else if (pl_report(self->loop, message, Py_NewRef(exc), "transport", self,
@@ -418,8 +477,12 @@ pl_transport_release(PlTransport *self)
     sock = self->sock;
     self->fd = -1;
     self->sock = NULL;
+    if (sock != NULL) {
+        self->number = &self->fd;
+    }
     Py_END_CRITICAL_SECTION();
     if (fd < 0) {
+        Py_XDECREF(sock);
         return;
     }
     if (self->flags & (PL_S_READING | PL_S_WRITING)) {
@@ -432,7 +495,9 @@ pl_transport_release(PlTransport *self)
         pl_core_forget(self->loop->core, fd);
     }
     if (sock == NULL) {
-        close(fd);
+        if (self->number == &self->fd) {
+            close(fd);
+        }
         return;
     }
     PyObject *done =
@@ -688,10 +753,11 @@ transport_pause_reading(PlTransport *self, PyObject *Py_UNUSED(unused))
             return NULL;
         }
         self->flags |= PL_S_PAUSED;
-        if (pl_transport_watch(self, 0, PL_S_READING) < 0) {
+        if (pl_transport_watch(self, 0, PL_S_READING) < 0 ||
+            pl_transport_debug(self, "%r pauses reading") < 0)
+        {
             return NULL;
         }
-        pl_transport_debug(self, "%r pauses reading");
     }
     Py_RETURN_NONE;
 }
@@ -700,18 +766,17 @@ static PyObject *
 transport_resume_reading(PlTransport *self, PyObject *Py_UNUSED(unused))
 {
     if ((self->flags & (PL_S_CLOSING | PL_S_PAUSED)) == PL_S_PAUSED) {
-        if (pl_loop_check_thread(self->loop) < 0 ||
-            pl_loop_check_closed(self->loop) < 0)
-        {
+        if (pl_loop_check_thread(self->loop) < 0) {
             return NULL;
         }
         self->flags &= ~(uint32_t)PL_S_PAUSED;
-        if ((self->flags & PL_S_STARTED) &&
-            pl_transport_watch(self, PL_S_READING, 0) < 0)
+        if (pl_loop_check_closed(self->loop) < 0 ||
+            ((self->flags & PL_S_STARTED) &&
+             pl_transport_watch(self, PL_S_READING, 0) < 0) ||
+            pl_transport_debug(self, "%r resumes reading") < 0)
         {
             return NULL;
         }
-        pl_transport_debug(self, "%r resumes reading");
     }
     Py_RETURN_NONE;
 }
@@ -744,7 +809,9 @@ transport_fatal_error(PlTransport *self, PyObject *args)
     PyObject *exc;
     const char *message = "Fatal error on transport";
 
-    if (!PyArg_ParseTuple(args, "O|s:_fatal_error", &exc, &message)) {
+    if (!PyArg_ParseTuple(args, "O!|s:_fatal_error", PyExc_BaseException, &exc,
+                          &message))
+    {
         return NULL;
     }
     PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);

@@ -84,13 +84,14 @@ extern const pl_protocol_table pl_native_protocol;
     PyObject *protocol;                                                       \
     const pl_protocol_table *table; /* for the protocol's kind */             \
     PyObject *sock; /* socket.socket; a stream's may be NULL */               \
+    const int *number; /* see pl_transport_fd */                              \
     PyObject *waiter; /* future to wake after connection_made() */            \
     PyObject *lost_exc;                                                       \
     PyObject *dict;                                                           \
     PyObject *weaklist;                                                       \
     pl_job io; /* connection_made() first, then readiness */                  \
     pl_job lost; /* connection_lost() */                                      \
-    int fd; /* -1 once closed */                                              \
+    int fd; /* of the slot; -1 once closed */                                 \
     int shown_fd; /* asyncio's _sock_fd: stays */                             \
     PL_SEEN uint32_t flags;                                                   \
     uint32_t pending; /* PL_READ | PL_WRITE for the io job */                 \
@@ -125,6 +126,19 @@ int pl_transport_init(PlTransport *self, const pl_transport_ops *ops,
 int pl_transport_open(PlTransport *self, int fd);
 /* The descriptor of a socket.socket; -1 and an exception. */
 int pl_socket_fd(pl_state *st, PyObject *sock);
+/* Keeps the socket, whose descriptor is the transport's. */
+void pl_transport_set_sock(PlTransport *self, PyObject *sock);
+/* For the module: finds out whether the place is known. */
+void pl_socket_probe(pl_state *st);
+
+/* The descriptor for a system call: -1 from the moment on at which the program
+   has closed the socket under the transport, for then the number may soon be
+   another's. */
+static inline int
+pl_transport_fd(const PlTransport *self)
+{
+    return *self->number;
+}
 
 static inline int
 pl_slot_is_transport(const pl_slot *slot)
@@ -136,6 +150,8 @@ pl_slot_is_transport(const pl_slot *slot)
 int pl_transport_watch(PlTransport *self, uint32_t set, uint32_t clear);
 /* The loop lets go of its watched transport: steals the slot's reference. */
 void pl_transport_orphan(PlTransport *self);
+/* Its socket was closed under it, and the number is another's by now. */
+void pl_transport_evict(PlTransport *self);
 int pl_transport_on_events(PlTransport *self, uint32_t events);
 
 int pl_transport_close(PlTransport *self);
@@ -170,8 +186,8 @@ int pl_transport_report(PlTransport *self, PyObject *owner, PyObject *name,
 int pl_maybe_pause(PlTransport *self);
 int pl_maybe_resume(PlTransport *self);
 
-/* logger.debug(format, self), in debug mode. */
-void pl_transport_debug(PlTransport *self, const char *format);
+/* logger.debug(format, self), in debug mode.  0, or -1 with any exception. */
+int pl_transport_debug(PlTransport *self, const char *format);
 /* A write after the end: counts, and warns from the fifth on. */
 int pl_transport_write_after_end(PlTransport *self);
 

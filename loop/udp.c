@@ -180,8 +180,8 @@ receive(PlDatagram *self, PyObject **data, PyObject **address)
     if (buffer == NULL) {
         return -1;
     }
-    ssize_t n = recvfrom(self->fd, buffer, PL_READ_BUFFER, 0,
-                         (struct sockaddr *)&name, &length);
+    ssize_t n = recvfrom(pl_transport_fd(&self->base), buffer, PL_READ_BUFFER,
+                         0, (struct sockaddr *)&name, &length);
 
     if (n < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
@@ -298,9 +298,11 @@ send_bytes(PlDatagram *self, const void *bytes, Py_ssize_t size,
 
     do {
         n = peer == NULL
-                ? send(self->fd, bytes, (size_t)size, MSG_NOSIGNAL)
-                : sendto(self->fd, bytes, (size_t)size, MSG_NOSIGNAL,
-                         (const struct sockaddr *)&peer->name, peer->length);
+                ? send(pl_transport_fd(&self->base), bytes, (size_t)size,
+                       MSG_NOSIGNAL)
+                : sendto(pl_transport_fd(&self->base), bytes, (size_t)size,
+                         MSG_NOSIGNAL, (const struct sockaddr *)&peer->name,
+                         peer->length);
     } while (n < 0 && errno == EINTR);
     if (n < 0) {
         if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -691,7 +693,7 @@ loop_make_datagram(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
         goto error;
     }
     self->protocol = Py_NewRef(args[1]);
-    self->sock = Py_NewRef(args[0]);
+    pl_transport_set_sock(&self->base, args[0]);
     if (bound) {
         self->address = Py_NewRef(args[2]);
     }

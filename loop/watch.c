@@ -103,15 +103,30 @@ watch_settle(PlLoop *loop, PlWatch *watch)
 }
 
 void
-pl_watch_evict(PlLoop *loop, int fd)
+pl_loop_evict(PlLoop *loop, int fd)
 {
     pl_slot *slot = pl_core_slot(loop->core, fd);
+    void *stale = slot == NULL ? NULL : slot->owner;
 
-    if (slot != NULL && slot->kind == PL_SLOT_CALLBACKS) {
-        void *stale = slot->owner;
-
+    if (stale == NULL) {
+        return;
+    }
+    switch ((enum pl_slot_kind)slot->kind) {
+    case PL_SLOT_CALLBACKS:
         pl_core_forget(loop->core, fd);
         pl_watch_free(stale);
+        break;
+    case PL_SLOT_STREAM:
+    case PL_SLOT_DATAGRAM:
+        pl_transport_evict(stale);
+        break;
+    case PL_SLOT_LISTENER:
+        pl_listener_stop(stale);
+        break;
+    case PL_SLOT_FREE:
+    case PL_SLOT_WAKEUP:
+    case PL_SLOT_UV:
+        break;
     }
 }
 
@@ -231,6 +246,18 @@ as_fd(PlLoop *self, PyObject *file)
     return fd;
 }
 
+static bool
+stop_listening(PlLoop *self, int fd)
+{
+    pl_slot *slot = pl_core_slot(self->core, fd);
+
+    if (slot == NULL || slot->kind != PL_SLOT_LISTENER) {
+        return false;
+    }
+    pl_listener_stop(slot->owner);
+    return true;
+}
+
 static PyObject *
 watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
           enum side side)
@@ -269,9 +296,7 @@ watch_add(PlLoop *self, PyObject *const *args, Py_ssize_t nargs,
         Py_DECREF(handle);
         return NULL;
     }
-    if (slot != NULL && slot->kind == PL_SLOT_LISTENER) {
-        pl_listener_stop(slot->owner);
-    }
+    (void)stop_listening(self, fd);
 
     PlWatch *watch = watch_of(self, fd);
     int fresh = watch == NULL;
@@ -331,7 +356,8 @@ watch_remove(PlLoop *self, PyObject *file, enum side side)
     if (watch == NULL ||
         (watch->handles[side] == NULL && watch->waiters[side] == NULL))
     {
-        Py_RETURN_FALSE;
+        /* That of a listening socket is asyncio's too. */
+        return PyBool_FromLong(side == READER && stop_listening(self, fd));
     }
     PlHandle *handle = watch->handles[side];
     PyObject *waiter = watch->waiters[side];
@@ -581,11 +607,9 @@ wait_locked(PlLoop *self, int fd, enum side side)
     if (waiter == NULL) {
         return NULL;
     }
-    pl_slot *slot = pl_core_slot(self->core, fd);
+    (void)stop_listening(self, fd);
 
-    if (slot != NULL && slot->kind == PL_SLOT_LISTENER) {
-        pl_listener_stop(slot->owner);
-    }
+    pl_slot *slot = pl_core_slot(self->core, fd);
     PlWatch *watch = watch_of(self, fd);
     PlWatch *fresh = NULL;
 

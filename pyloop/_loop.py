@@ -429,10 +429,6 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
                 **kwargs,
             )
 
-    def _stop_serving(self, sock):
-        self._stop_listening(sock.fileno())
-        super()._stop_serving(sock)
-
     async def _sendfile_native(self, transp, file, offset, count):
         resume_reading = transp.is_reading()
         transp.pause_reading()

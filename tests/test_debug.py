@@ -500,12 +500,12 @@ def test_words_of_wrong_callbacks(same_words, method, first, argument):
 
 
 def test_words_of_failing_callbacks(same_words):
-    def fail():
+    def fail(*args):
         raise ValueError("of a callback")
 
     def scenario(loop):
         loop.call_soon(fail)
-        loop.call_later(0, fail)
+        loop.call_later(0, fail, 1, "two")
         loop.call_soon(loop.call_later, 0.01, loop.stop)
         loop.run_forever()
 
@@ -515,6 +515,94 @@ def test_words_of_failing_callbacks(same_words):
         assert level == "ERROR"
         assert lines[0].startswith("Exception in callback ")
         assert "Object created at (most recent call last):" in lines[2]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("kind", ["soon", "later", "threadsafe", "reader"])
+def test_arguments_in_the_message(agree, debug, kind):
+    """Since 3.13 only in debug mode: they may be secrets."""
+
+    def scenario(loop):
+        loop.set_debug(debug)
+        calls = handler_calls(loop)
+        near, far = socket.socketpair()
+        if kind == "reader":
+            loop.add_reader(near, int, "secret")
+            far.send(b"x")
+        elif kind == "later":
+            loop.call_later(0, int, "secret")
+        else:
+            name = "call_soon" if kind == "soon" else "call_soon_threadsafe"
+            getattr(loop, name)(int, "secret")
+        while not calls:
+            spin(loop)
+        loop.remove_reader(near)
+        near.close()
+        far.close()
+        return calls[0]["message"]
+
+    message = agree(scenario)
+    shown = debug or sys.version_info < (3, 13)
+    assert ("secret" in message) == shown
+
+
+@pytest.mark.parametrize(
+    "what", ["Executing", "pauses", "resumes", "EOF", "Fatal"]
+)
+def test_interrupt_while_debug_mode_logs(debug, what, caplog):
+    """Ctrl-C in the program's logging leaves the loop as anywhere else."""
+
+    class Interrupt(logging.Handler):
+        def emit(self, record):
+            if what in record.getMessage():
+                raise KeyboardInterrupt
+
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    transport, _ = debug.run_until_complete(
+        debug.create_connection(asyncio.Protocol, sock=near)
+    )
+
+    def write():
+        near.shutdown(socket.SHUT_WR)
+        transport.write(b"x")
+
+    if what == "Executing":
+        debug.slow_callback_duration = 0
+        debug.call_soon(int)
+    elif what == "EOF":
+        debug.call_soon(far.close)
+    elif what == "Fatal":
+        debug.call_soon(write)
+    else:
+        debug.call_soon(transport.pause_reading)
+        debug.call_soon(transport.resume_reading)
+    debug.call_later(10, debug.stop)
+    logger = logging.getLogger("asyncio")
+    handler = Interrupt()
+    logger.addHandler(handler)
+    try:
+        with (
+            caplog.at_level(logging.DEBUG, logger="asyncio"),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            debug.run_forever()
+    finally:
+        logger.removeHandler(handler)
+    debug.slow_callback_duration = 10
+    transport.abort()
+    for _ in range(3):
+        spin(debug)
+    near.close()
+    far.close()
+
+
+def test_duration_that_is_no_number(debug):
+    debug.slow_callback_duration = None
+    debug.call_soon(int)
+    with pytest.raises(TypeError, match="not supported between"):
+        spin(debug)
+    debug.slow_callback_duration = 1
 
 
 def test_words_of_what_is_never_retrieved(same_words):

@@ -345,3 +345,31 @@ def test_close_in_the_child_leaves_the_parents_children(loop_name):
         loop.close()
         """,
     )
+
+
+@pytest.mark.parametrize("ends", ["close", "abort", "nothing"])
+def test_what_was_written_is_sent_once(loop_name, ends):
+    """Before the fork; the child that ends its copy has nothing to send."""
+    fork(
+        loop_name,
+        f"""
+        async def main():
+            loop = asyncio.get_running_loop()
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, sock=near
+            )
+            transport.write(b"once")
+            def work():
+                if {ends!r} != "nothing":
+                    transport.{ends if ends != "nothing" else "is_closing"}()
+            in_child(work)
+            transport.write(b" more")
+            await asyncio.sleep(0.01)
+            assert far.recv(100) == b"once more"
+            transport.abort()
+            far.close()
+        run(main())
+        """,
+    )

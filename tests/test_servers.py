@@ -295,11 +295,19 @@ async def test_backlogs(backlog):
     await shut(server)
 
 
+class Index:
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
 @may_drop_sockets
 def test_bad_backlogs(agree):
     async def scenario(loop):
         seen = []
-        for backlog in (2**40, "5", None):
+        for backlog in (2**40, "5", None, Index(5), 5.0):
             try:
                 server = await loop.create_server(
                     Echo, "127.0.0.1", 0, backlog=backlog
@@ -368,6 +376,23 @@ async def test_close_stops_accepting_and_keeps_connections():
     await asyncio.wait_for(waiting, DEADLINE)
     await peers[0].lost
     await server.wait_closed()
+
+
+async def test_accepting_is_paused_by_remove_reader():
+    """The listening descriptor's reader is the server's, as in asyncio."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    sock = server.sockets[0]
+    assert loop.remove_writer(sock.fileno()) is False
+    assert loop.remove_reader(sock.fileno()) is True
+    assert loop.remove_reader(sock.fileno()) is False
+    with socket.create_connection(sock.getsockname()) as client:
+        client.sendall(b"x")
+        client.settimeout(0.05)
+        waiting = loop.run_in_executor(None, client.recv, 9)
+        with pytest.raises(TimeoutError):
+            await waiting
+    await shut(server)
 
 
 async def test_serve_forever_cancelled():

@@ -634,6 +634,61 @@ def test_refused_sockets(agree, tmp_path):
     agree(scenario)
 
 
+@pytest.mark.parametrize("into", [False, True])
+async def test_datagrams_of_which_nothing_is_asked(into):
+    """Waited for, and taken with their sender."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as near:
+        near.bind(("127.0.0.1", 0))
+        near.setblocking(False)
+        with socket.socket(type=socket.SOCK_DGRAM) as far:
+            far.bind(("127.0.0.1", 0))
+
+            def receive():
+                if into:
+                    return loop.sock_recvfrom_into(near, bytearray())
+                return loop.sock_recvfrom(near, 0)
+
+            waiting = asyncio.ensure_future(receive())
+            await turns()
+            assert not waiting.done()
+            nothing = 0 if into else b""
+            sender = far.getsockname()
+            for data in (b"one", b"two", b"three"):
+                far.sendto(data, near.getsockname())
+            assert await waiting == (nothing, sender)
+            assert await receive() == (nothing, sender)
+            assert await loop.sock_recvfrom(near, 9) == (b"three", sender)
+
+
+async def test_future_of_somebody_else(loop_factory):
+    """create_future() replaced: what waits waits for one of those."""
+
+    class Mine(asyncio.Future):
+        pass
+
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def create_future():
+        made.append(Mine(loop=loop))
+        return made[-1]
+
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        loop.create_future = create_future
+        try:
+            receiving = asyncio.ensure_future(loop.sock_recv(near, 9))
+            await asyncio.sleep(0)
+            assert made
+            assert receiving._fut_waiter is made[0]
+            far.send(b"x")
+            assert await receiving == b"x"
+        finally:
+            del loop.create_future
+
+
 def test_wrong_sizes_and_buffers(agree):
     async def scenario(loop):
         near, far = socket.socketpair()

@@ -3,6 +3,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import os
 import socket
 import sys
 import time
@@ -779,6 +780,139 @@ async def test_not_paused_at_the_limit_but_above():
         assert protocol.calls == ["pause"]
 
 
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("how", ["shutdown", "dup", "fileno"])
+async def test_socket_is_used_after_a_write(early, how):
+    """What was written before is sent before."""
+    async with wired() as (protocol, peer):
+        transport = protocol.transport
+        sock = transport.get_extra_info("socket") if early else None
+        transport.write(b"first ")
+        transport.write(b"second ")
+        sock = sock or transport.get_extra_info("socket")
+        if how == "shutdown":
+            sock.shutdown(socket.SHUT_WR)
+            assert peer.recv(100) == b"first second "
+            assert peer.recv(100) == b""
+        elif how == "dup":
+            with sock.dup() as other:
+                other.send(b"third")
+        else:
+            os.write(sock.fileno(), b"third")
+        if how != "shutdown":
+            transport.write(b", fourth")
+            await turns()
+            assert peer.recv(100) == b"first second third, fourth"
+        assert not transport.is_closing()
+
+
+async def test_socket_outlives_its_transport():
+    async with wired() as (protocol, peer):
+        sock = protocol.transport.get_extra_info("socket")
+        protocol.transport.abort()
+        await protocol.lost
+        protocol.transport = None
+        await turns()
+        assert sock.fileno() == -1
+        assert error(sock.shutdown, socket.SHUT_WR)[0] is OSError
+
+
+def test_calls_on_a_full_transport_of_a_closed_loop(agree):
+    """Nothing is sent any more, and nobody is told so."""
+
+    def scenario(loop):
+        near, far = socket.socketpair()
+        near.setblocking(False)
+
+        async def clogged():
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, sock=near
+            )
+            while not transport.get_write_buffer_size():
+                transport.write(bytes(1 << 20))
+            return transport
+
+        transport = loop.run_until_complete(clogged())
+        loop.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            seen = [
+                error(transport.write, b"x"),
+                error(transport.set_write_buffer_limits, 1),
+                error(transport.pause_reading),
+                error(transport.resume_reading),
+                transport.is_reading(),
+                error(transport.write_eof),
+                error(transport.close),
+                error(transport.close),
+                error(transport.abort),
+            ]
+            transport = None
+            gc.collect()
+        far.close()
+        near.close()
+        return seen
+
+    assert agree(scenario)[0] is None
+
+
+def test_write_to_a_closed_loop_says_so(agree):
+    """When it cannot be sent at once."""
+
+    def scenario(loop):
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        transport, _ = loop.run_until_complete(
+            loop.create_connection(asyncio.Protocol, sock=near)
+        )
+        loop.close()
+        seen = [
+            error(transport.write, b"x"),
+            error(transport.write, bytes(16 << 20)),
+        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            transport = None
+            gc.collect()
+        far.close()
+        near.close()
+        return seen
+
+    assert agree(scenario)[1] == (RuntimeError, "Event loop is closed")
+
+
+def test_write_eof_meets_the_end(agree):
+    """There was no end of data then, and writing goes on to be quiet."""
+
+    async def scenario(loop):
+        near, far = tcp_pair()
+        async with wired(pair=(near, far)) as (protocol, peer):
+            transport = protocol.transport
+            transport.pause_reading()
+            reset(far)
+            await asyncio.sleep(0.01)
+            transport.write(b"x")
+            transport.write_eof()
+            seen = [type(await protocol.lost)]
+            seen += [error(transport.write, b"y") for _ in range(2)]
+            seen.append(error(transport.write_eof))
+            return seen
+
+    assert agree(scenario)[1:] == [None, None, None]
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="asyncio 3.11 joins the lines"
+)
+@pytest.mark.parametrize("lines", [None, 0, False, "", ()])
+def test_no_lines(agree, lines):
+    async def scenario(loop):
+        async with wired() as (protocol, peer):
+            return error(protocol.transport.writelines, lines)
+
+    assert agree(scenario) is None
+
+
 def test_write_buffer_limits(agree):
     async def scenario(loop):
         async with wired() as (protocol, peer):
@@ -1436,7 +1570,7 @@ async def test_extra_info(kind):
     async with connected(kind) as (near, far):
         for transport in near.transport, far.transport:
             sock = transport.get_extra_info("socket")
-            assert type(sock) is asyncio.trsock.TransportSocket
+            assert isinstance(sock, asyncio.trsock.TransportSocket)
             assert sock is transport.get_extra_info("socket")
             assert sock.type == socket.SOCK_STREAM
             assert transport.get_extra_info("sockname") == sock.getsockname()

@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import gc
 import math
 import time
@@ -345,6 +346,94 @@ def test_virtual_clock_drives_sleep(loop):
     finally:
         virtual.close()
     assert time.monotonic() - start < 10
+
+
+def test_clock_of_whole_nanoseconds(loop):
+    """It falls short of what is due by a part of one."""
+
+    class Whole(type(loop)):
+        ns, polls = 0, 0
+
+        def time(self):
+            return self.ns / 1e9
+
+    clock = Whole()
+    select = clock._selector.select
+
+    def advance(timeout=None):
+        clock.polls += 1
+        assert clock.polls < 1000
+        clock.ns += int((timeout or 0) * 1e9)
+        return select(0)
+
+    clock._selector.select = advance
+    try:
+        for delay in (0.1, 1e-9 / 3, 0.1 + 0.2, 1 / 3):
+            clock.run_until_complete(asyncio.sleep(delay))
+        assert clock.polls < 50
+    finally:
+        clock.close()
+
+
+def test_resolution_of_a_clock(loop):
+    """What is due within it fires."""
+    seen = []
+    loop.time = lambda: 100.0
+    loop._clock_resolution = 0.5
+    loop.call_at(100.4, seen.append, 1)
+    loop.call_at(100.5, seen.append, 2)
+    for _ in range(3):
+        spin(loop)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("how", ["class", "instance", "assigned"])
+def test_call_later_calls_call_at(loop, how):
+    """Of a subclass, and put in its place on the instance."""
+    seen = []
+
+    class Sub(type(loop)):
+        def call_at(self, when, callback, *args, context=None):
+            seen.append((when, args, context))
+            return super().call_at(when, callback, *args, context=context)
+
+    context = contextvars.copy_context()
+    if how == "instance":
+        other = Sub.__mro__[1]()
+        original = other.call_at
+
+        def spy(when, callback, *args, context=None):
+            seen.append((when, args, context))
+            return original(when, callback, *args, context=context)
+
+        other.call_at = spy
+    elif how == "assigned":
+        other = Sub.__mro__[1]()
+        other.__class__ = Sub
+    else:
+        other = Sub()
+    try:
+        ran = []
+        before = other.time()
+        timer = other.call_later(0.001, ran.append, 5, context=context)
+        assert isinstance(timer, asyncio.TimerHandle)
+        other.call_later(1, ran.append, 6)
+        assert seen[0] == (timer.when(), (5,), context)
+        assert seen[1][1:] == ((6,), None)
+        assert before + 0.001 <= timer.when() <= other.time() + 0.001
+        other.run_until_complete(asyncio.sleep(0.002))
+        assert ran == [5]
+        assert len(seen) == 3
+        if how == "instance":
+            del other.call_at
+            other.call_later(1, ran.append, 7)
+            assert len(seen) == 3
+        assert error(other.call_later, None, int) == (
+            TypeError,
+            "delay must not be None",
+        )
+    finally:
+        other.close()
 
 
 def test_ordering_of_handles(loop):
