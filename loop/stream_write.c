@@ -26,7 +26,7 @@
 /* -- the queue --------------------------------------------------------- */
 
 /* Steals bytes; -1 and MemoryError. */
-static int
+static inline int
 queue_push(PlStream *self, PyObject *bytes)
 {
     if (self->first + self->count == self->capacity) {

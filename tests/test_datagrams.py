@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import socket
+import struct
 import sys
 import tempfile
 import weakref
@@ -143,6 +144,31 @@ async def test_many_in_order():
     numbers = [int(data) for data, _ in protocol.received]
     assert numbers == list(range(400))
     await close(near, far)
+
+
+async def test_netlink():
+    """Of another family than IP and Unix, by the socket's own methods."""
+    loop = asyncio.get_running_loop()
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0)
+    except OSError as exc:
+        pytest.skip(f"no netlink sockets here: {exc}")
+    sock.bind((0, 0))
+    sock.setblocking(False)
+    transport, protocol = await loop.create_datagram_endpoint(
+        DatagramRecorder, sock=sock
+    )
+    # struct nlmsghdr and rtgenmsg of <linux/netlink.h>: what links there are?
+    get_link, request_dump = 18, 0x301
+    header = struct.pack("=LHHLL", 20, get_link, request_dump, 7, 0)
+    transport.sendto(header + bytes(4), (0, 0))
+    await protocol.until(lambda: protocol.received or protocol.errors)
+    data, address = protocol.received[0]
+    assert struct.unpack_from("=LHHL", data)[3] == 7
+    assert address == (0, 0)
+    assert transport.get_extra_info("sockname") == sock.getsockname()
+    transport.close()
+    await protocol.lost
 
 
 async def test_error_received_and_the_endpoint_lives():
