@@ -49,6 +49,26 @@ report_creation(PlListener *self, PyObject *protocol)
                                         protocol, NULL);
 }
 
+/* In asyncio's words.  0, or -1 with any exception. */
+static int
+debug_accepted(PlListener *self, PyObject *stream, const struct sockaddr *peer,
+               socklen_t peer_length)
+{
+    PyObject *address = pl_sockaddr_object(peer, peer_length);
+    PyObject *sock = PyObject_GetAttrString(stream, "_sock");
+    PyObject *done =
+        address == NULL || sock == NULL
+            ? NULL
+            : PyObject_CallMethod(self->loop->st->logger, "debug", "sOOO",
+                                  "%r got a new connection from %r: %r",
+                                  self->server, address, sock);
+
+    Py_XDECREF(address);
+    Py_XDECREF(sock);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 /* Takes fd over. */
 static int
 accepted(PlListener *self, int fd, const struct sockaddr *peer,
@@ -79,6 +99,11 @@ accepted(PlListener *self, int fd, const struct sockaddr *peer,
             close(fd);
         }
         status = report_creation(self, protocol);
+    }
+    else if (self->loop->debug &&
+             debug_accepted(self, (PyObject *)stream, peer, peer_length) < 0)
+    {
+        status = pl_unraisable((PyObject *)self);
     }
     Py_XDECREF(stream);
     Py_XDECREF(protocol);

@@ -274,11 +274,20 @@ def test_servers_and_connections(run, caplog):
         )
         writer.write(b"hello")
         assert await reader.read() == b"hello"
+        client = writer.get_extra_info("sockname")
         writer.close()
         await writer.wait_closed()
         await shut(server)
+        return server, client
 
-    run(main(), debug=True)
+    server, client = run(main(), debug=True)
+    (accepted,) = [
+        record.args
+        for record in caplog.records
+        if record.msg == "%r got a new connection from %r: %r"
+    ]
+    assert accepted[:2] == (server, client)
+    assert type(accepted[2]) is socket.socket
 
 
 def test_close_is_logged(loop, caplog):
