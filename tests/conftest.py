@@ -9,6 +9,8 @@ import gc
 import inspect
 import logging
 import os
+import shlex
+import subprocess
 import sys
 
 import pytest
@@ -21,6 +23,19 @@ import support  # noqa: E402
 @pytest.fixture(params=support.LOOPS)
 def loop_name(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def faults_library(tmp_path_factory):
+    """tests/c/faults.c, to be preloaded."""
+    path = tmp_path_factory.mktemp("faults") / "faults.so"
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    source = support.ROOT / "tests" / "c" / "faults.c"
+    subprocess.run(
+        [*compiler, "-shared", "-fPIC", "-O1", source, "-o", path, "-ldl"],
+        check=True,
+    )
+    return str(path)
 
 
 @pytest.fixture

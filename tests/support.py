@@ -412,6 +412,12 @@ def silent_listener():
         yield listener
 
 
+no_preload = pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="the sanitizer has the allocator",
+)
+
+
 @functools.cache
 def has_ipv6():
     try:

@@ -9,13 +9,12 @@ _testcapi; nothing of pyloop knows of them.
 import _socket
 import errno
 import os
-import shlex
 import subprocess
 import sys
 import textwrap
 
 import pytest
-from support import ROOT, child_env, run_script
+from support import ROOT, child_env, no_preload, run_script
 
 NOMEMORY = os.path.join(ROOT, "tests", "isolated", "nomemory.py")
 
@@ -33,11 +32,6 @@ SCENARIOS = [
     "monitoring",
 ]
 
-no_preload = pytest.mark.skipif(
-    "asan" in os.environ.get("LD_PRELOAD", ""),
-    reason="the sanitizer has the allocator",
-)
-
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_memory(scenario, loop_name, pyloop_only):
@@ -51,18 +45,6 @@ def test_no_memory(scenario, loop_name, pyloop_only):
         env=child_env(),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("faults") / "faults.so"
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    source = os.path.join(ROOT, "tests", "c", "faults.c")
-    subprocess.run(
-        [*compiler, "-shared", "-fPIC", "-O1", source, "-o", path, "-ldl"],
-        check=True,
-    )
-    return str(path)
 
 
 PRELUDE = """
@@ -79,7 +61,7 @@ def hits():
 
 
 @pytest.fixture
-def run_with_faults(library, loop_name):
+def run_with_faults(faults_library, loop_name):
     """Whoever makes the calls: the extension, or CPython's own for asyncio."""
     module = "_core"
     if loop_name == "asyncio":
@@ -89,7 +71,9 @@ def run_with_faults(library, loop_name):
 
     def run(code, *args):
         code = PRELUDE.format(module=module) + textwrap.dedent(code)
-        return run_script(loop_name, code, *args, LD_PRELOAD=library).stdout
+        return run_script(
+            loop_name, code, *args, LD_PRELOAD=faults_library
+        ).stdout
 
     return run
 

@@ -510,7 +510,8 @@ io_main(void *arg)
         }
         int n = io_wait(self, events, stopping);
 
-        answer_done(self);
+        /* Before answer_done, which may free a connection that has an event
+           here; an event frees none that is busy. */
         for (int i = 0; i < n; i++) {
             void *what = events[i].data.ptr;
 
@@ -521,6 +522,7 @@ io_main(void *arg)
                 connection_event(what, events[i].events);
             }
         }
+        answer_done(self);
         post_chains(self);
     }
     io_end(self);

@@ -3,7 +3,10 @@
 
    fault(names, err, count, module): the next `count` calls of a function in
    `names`, which are separated by spaces, from code whose file name contains
-   `module` fail with errno `err`. */
+   `module` fail with errno `err`.
+
+   FAULTS_DELAY="microseconds module names" in the environment: every call of
+   these from that module comes so much later. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -42,18 +46,47 @@ fault_done(void)
     return fault_hits;
 }
 
+static unsigned delay_us;
+static char delay_module[64];
+static char delay_names[64];    /* as fault_names */
+
+__attribute__((constructor)) static void
+read_environment(void)
+{
+    const char *delay = getenv("FAULTS_DELAY");
+
+    if (delay != NULL) {
+        (void)sscanf(delay, "%u %63s%61[^\n]", &delay_us, delay_module,
+                     delay_names);
+        strcat(delay_names, " ");
+    }
+}
+
+static int
+is_from(const char *module, void *caller)
+{
+    Dl_info info;
+
+    return dladdr(caller, &info) && info.dli_fname != NULL &&
+           strstr(info.dli_fname, module) != NULL;
+}
+
 static int
 fails(const char *name, void *caller)
 {
-    Dl_info info;
     char spaced[32];
 
-    if (fault_count <= 0) {
+    if (delay_us == 0 && fault_count <= 0) {
         return 0;
     }
     snprintf(spaced, sizeof(spaced), " %s ", name);
-    if (strstr(fault_names, spaced) == NULL || !dladdr(caller, &info) ||
-        info.dli_fname == NULL || strstr(info.dli_fname, fault_module) == NULL)
+    if (strstr(delay_names, spaced) != NULL && is_from(delay_module, caller)) {
+        usleep(delay_us);
+    }
+    if (fault_count <= 0) {
+        return 0;
+    }
+    if (strstr(fault_names, spaced) == NULL || !is_from(fault_module, caller))
     {
         return 0;
     }

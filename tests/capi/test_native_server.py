@@ -261,6 +261,39 @@ def test_a_client_that_goes_away_cancels_its_request(server):
     assert waiting()[0] == b"0"
 
 
+@support.no_preload
+def test_a_client_that_leaves_with_the_last_byte(faults_library, monkeypatch):
+    """The end of its request comes with an event of its socket, and finds the
+    peer gone; the system calls are slow enough for that."""
+    monkeypatch.setenv("LD_PRELOAD", faults_library)
+    monkeypatch.setenv("FAULTS_DELAY", "3000 native_server recv epoll_wait")
+    body = bytes(1 << 20)
+
+    def leave(server):
+        for _ in range(25):
+            with server.connect() as sock:
+                sock.sendall(
+                    b"POST /echo HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b"
+                    % (len(body), body)
+                )
+                left = len(body)
+                while left > 0:
+                    data = sock.recv(1 << 20)
+                    if not data:
+                        return
+                    left -= len(data)
+
+    with Server("--handler", "async") as server:
+        threads = [
+            threading.Thread(target=leave, args=(server,)) for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.stop().startswith("75 requests")
+
+
 @pytest.mark.parametrize(
     "mode, number",
     [(mode, signal.SIGINT) for mode in MODES] + [(MODES[0], signal.SIGTERM)],
