@@ -257,9 +257,16 @@ poll_step(PlLoop *self, bool first)
         }
     }
     else {
-        pl_context_rest(self);
-        if (poll_timeout(self, &wait) < 0) {
+        /* No Python code may have run since a signal came, and it interrupts
+           no poll that has not begun. */
+        if (PyErr_CheckSignals() < 0) {
             return -1;
+        }
+        if (pl_ring_count(&self->ready) == 0 && !self->stopping) {
+            pl_context_rest(self);
+            if (poll_timeout(self, &wait) < 0) {
+                return -1;
+            }
         }
     }
     if ((self->outside ? poll_outside(self, wait)

@@ -176,7 +176,7 @@ pl_stream_new(PlLoop *loop, int fd, PyObject *sock, PyObject *protocol,
         goto error;
     }
     if (sock != NULL) {
-        pl_transport_set_sock(&self->base, sock);
+        pl_transport_set_sock(&self->base, sock, fd);
     }
     if (pl_transport_open(&self->base, fd) < 0) {
         PyObject *exc = PyErr_GetRaisedException();
@@ -220,7 +220,7 @@ loop_make_stream(PlLoop *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 ensure_sock(PlStream *self)
 {
-    int fd = self->fd;
+    int fd = pl_transport_fd(&self->base);
 
     if (self->sock == NULL && fd >= 0) {
         int family = AF_UNSPEC, type = SOCK_STREAM, proto = 0;
@@ -248,7 +248,7 @@ ensure_sock(PlStream *self)
             Py_XDECREF(number);
             return number == NULL ? NULL : self->sock;
         }
-        pl_transport_set_sock(&self->base, sock);
+        pl_transport_set_sock(&self->base, sock, fd);
         Py_DECREF(sock);
         PyObject *done = PyObject_CallMethod(sock, "setblocking", "i", 0);
 

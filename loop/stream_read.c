@@ -108,6 +108,7 @@ pl_stream_read_buffered(PlTransport *transport)
     ssize_t n =
         recv(pl_transport_fd(&self->base), view.buf, (size_t)view.len, 0);
     int err = errno;
+    bool filled = n == view.len;
 
     PyBuffer_Release(&view);
     Py_DECREF(target);
@@ -127,7 +128,7 @@ pl_stream_read_buffered(PlTransport *transport)
             "Fatal error: protocol.buffer_updated() call failed.");
     }
     Py_DECREF(result);
-    return 0;
+    return filled;
 }
 
 /* Bytes of PL_READ_BUFFER to read into: those of the last time, or new. */

@@ -90,12 +90,15 @@ pl_transport_watch(PlTransport *self, uint32_t set, uint32_t clear)
     }
     uint32_t events = (after & PL_S_READING ? PL_READ : 0) |
                       (after & PL_S_WRITING ? PL_WRITE : 0);
-    /* What was watched for went with the descriptor. */
-    int err = pl_transport_fd(self) == self->fd
-                  ? pl_core_watch(self->loop->core, self->fd, self->ops->kind,
-                                  self, events)
-              : set == 0 ? 0
-                         : -EBADF;
+    pl_core *core = self->loop->core;
+    bool is_ours = pl_core_slot(core, self->fd)->owner == self;
+    /* Not to watch is always possible; to watch not where the number may be
+       another's by now. */
+    int err =
+        is_ours && (pl_transport_fd(self) == self->fd || after == 0)
+            ? pl_core_watch(core, self->fd, self->ops->kind, self, events)
+        : set == 0 ? 0
+                   : -EBADF;
 
     if (err < 0) {
         pl_raise_errno(err);
@@ -270,29 +273,33 @@ void
 pl_socket_probe(pl_state *st)
 {
     PyObject *sock = PyObject_CallNoArgs(st->socket_type);
-    int fd = sock == NULL ? -1 : pl_socket_fd(st, sock);
+    PyObject *closed = NULL;
 
-    st->knows_sockets = fd >= 0 && *socket_number(sock) == fd;
+    if (sock != NULL &&
+        PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_base))
+    {
+        int fd = pl_socket_fd(st, sock);
+        int known = fd >= 0 && *socket_number(sock) == fd;
 
-    PyObject *closed =
-        sock == NULL ? NULL : PyObject_CallMethodNoArgs(sock, st->str_close);
-
-    if (closed == NULL || *socket_number(sock) != -1) {
-        st->knows_sockets = 0;
+        PyErr_Clear();
+        closed = PyObject_CallMethodNoArgs(sock, st->str_close);
+        st->knows_sockets =
+            known && closed != NULL && *socket_number(sock) == -1;
     }
     Py_XDECREF(closed);
     Py_XDECREF(sock);
-    PyErr_Clear();    /* no sockets here: then there is nothing to know */
+    PyErr_Clear(); /* no sockets here: then there is nothing to know */
 }
 
 void
-pl_transport_set_sock(PlTransport *self, PyObject *sock)
+pl_transport_set_sock(PlTransport *self, PyObject *sock, int fd)
 {
     pl_state *st = self->loop->st;
 
     self->sock = Py_NewRef(sock);
     if (st->knows_sockets &&
-        PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_base))
+        PyObject_TypeCheck(sock, (PyTypeObject *)st->socket_base) &&
+        *socket_number(sock) == fd) /* its fileno() may be its own */
     {
         self->number = socket_number(sock);
     }
@@ -487,7 +494,7 @@ pl_transport_release(PlTransport *self)
     }
     if (self->flags & (PL_S_READING | PL_S_WRITING)) {
         self->flags &= ~(uint32_t)(PL_S_READING | PL_S_WRITING);
-        Py_DECREF(self);    /* the slot's */
+        Py_DECREF(self); /* the slot's */
     }
     pl_slot *slot = pl_core_slot(self->loop->core, fd);
 

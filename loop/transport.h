@@ -126,8 +126,8 @@ int pl_transport_init(PlTransport *self, const pl_transport_ops *ops,
 int pl_transport_open(PlTransport *self, int fd);
 /* The descriptor of a socket.socket; -1 and an exception. */
 int pl_socket_fd(pl_state *st, PyObject *sock);
-/* Keeps the socket, whose descriptor is the transport's. */
-void pl_transport_set_sock(PlTransport *self, PyObject *sock);
+/* Keeps the socket, whose fileno() is fd, the transport's. */
+void pl_transport_set_sock(PlTransport *self, PyObject *sock, int fd);
 /* For the module: finds out whether the place is known. */
 void pl_socket_probe(pl_state *st);
 

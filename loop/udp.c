@@ -693,7 +693,7 @@ loop_make_datagram(PlLoop *loop, PyObject *const *args, Py_ssize_t nargs)
         goto error;
     }
     self->protocol = Py_NewRef(args[1]);
-    pl_transport_set_sock(&self->base, args[0]);
+    pl_transport_set_sock(&self->base, args[0], fd);
     if (bound) {
         self->address = Py_NewRef(args[2]);
     }

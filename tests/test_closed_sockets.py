@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import socket
+import warnings
 import weakref
 
 import pytest
@@ -18,6 +19,7 @@ from support import (
     connected,
     handler_calls,
     shut,
+    spin,
     turns,
     wired,
 )
@@ -263,3 +265,109 @@ def test_what_watched_is_let_go_for_a_listener(loop_factory, use, pyloop_only):
     del loop, kept
     gc.collect()
     assert ref() is None
+
+
+@pytest.mark.parametrize("how", ["pause_reading", "abort"])
+def test_the_watch_ends_once(loop_factory, how, pyloop_only):
+    """Of what a closed socket was watched for the loop holds nothing more."""
+    loop = loop_factory()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    transport, _ = loop.run_until_complete(
+        loop.create_connection(asyncio.Protocol, sock=near)
+    )
+    spin(loop)
+    ref = weakref.ref(transport)
+    near.close()
+    getattr(transport, how)()
+    spin(loop)
+    spin(loop)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        loop.close()
+        gc.collect()
+        assert ref() is transport
+        assert repr(transport)
+        del transport
+        gc.collect()
+    assert ref() is None
+    far.close()
+
+
+def test_detached_socket_does_not_keep_the_loop_awake(loop, pyloop_only):
+    """The number stays open and readable, but is not the transport's."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    transport, _ = loop.run_until_complete(
+        loop.create_connection(asyncio.Protocol, sock=near)
+    )
+    spin(loop)
+    number = near.detach()
+    transport.pause_reading()
+    far.send(b"x")
+    polls = loop.stats().polls
+    loop.run_until_complete(asyncio.sleep(0.05))
+    assert loop.stats().polls - polls < 20
+    transport.abort()
+    spin(loop)
+    spin(loop)
+    os.close(number)
+    far.close()
+
+
+async def test_the_number_of_a_socket_nobody_asked_for(pyloop_only):
+    """Closed by number; then the old transport has no socket to show."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    _, old = await loop.create_connection(Recorder, *address)
+    number = old.transport._sock_fd
+    old.transport.pause_reading()
+    os.close(number)
+    held = []
+    while True:
+        _, new = await loop.create_connection(Recorder, *address)
+        held.append(new)
+        if new.transport._sock_fd == number:
+            break
+    assert old.transport.get_extra_info("socket").fileno() == -1
+    old.transport.write(b"of the old one")
+    assert (await old.lost).errno == errno.EBADF
+    new.transport.write_eof()
+    assert await new.lost is None
+    for protocol in held:
+        protocol.transport.abort()
+    await shut(server)
+
+
+class Wrapped(socket.socket):
+    """Has no descriptor of its own, and another's methods."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self._closed = False
+        self._io_refs = 0
+
+    type = property(lambda self: self.inner.type)
+    family = property(lambda self: self.inner.family)
+
+
+for name in (
+    *("fileno", "send", "sendmsg", "recv", "recv_into", "close"),
+    *("gettimeout", "setblocking", "shutdown", "getsockname"),
+    *("getpeername", "getsockopt"),
+):
+    setattr(
+        Wrapped,
+        name,
+        lambda self, *args, name=name: getattr(self.inner, name)(*args),
+    )
+
+
+async def test_socket_with_a_number_of_its_own():
+    inner, peer = socket.socketpair()
+    async with wired(pair=(Wrapped(inner), peer)) as (protocol, peer):
+        protocol.transport.write(b"x")
+        peer.send(b"y")
+        assert await protocol.receive(1) == b"y"
+        assert peer.recv(10) == b"x"

@@ -1,4 +1,5 @@
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -257,6 +258,20 @@ def test_program_is_told_of_signals_by_its_own_descriptor(loop, usr1, wakeup):
         return await asyncio.wait_for(loop.sock_recv(wakeup[1], 2), DEADLINE)
 
     assert loop.run_until_complete(main()) == bytes([usr1])
+
+
+def test_signal_while_no_python_code_runs(loop, usr1, wakeup):
+    """Seen before the loop sleeps: it interrupts no poll, which comes later,
+    and the descriptor is the program's."""
+    seen = []
+    signal.signal(usr1, lambda *args: seen.append(1) or loop.stop())
+    kill = ctypes.PyDLL(None).kill
+    loop.call_soon(kill, os.getpid(), usr1)
+    timer = loop.call_later(DEADLINE, loop.stop)
+    loop.run_forever()
+    timer.cancel()
+    assert seen == [1]
+    assert loop.time() < timer.when() - 1
 
 
 def test_handlers_need_the_descriptor(loop, usr1, wakeup, pyloop_only):

@@ -1,5 +1,6 @@
 import array
 import asyncio
+import contextlib
 import gc
 import hashlib
 import inspect
@@ -820,6 +821,34 @@ async def test_tls_in_tls():
 
 
 # -- errors
+
+
+@pytest.mark.parametrize("size", [1000, 50_000, 100_000])
+async def test_close_before_the_rest_is_read(size):
+    """What had come by then is no error of closing."""
+
+    async def answer(reader, writer):
+        await reader.read(10)
+        writer.write(bytes(size))
+        await writer.drain()
+        await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(
+        answer, "127.0.0.1", 0, ssl=server_tls()
+    )
+    reader, writer = await asyncio.open_connection(
+        *server.sockets[0].getsockname(),
+        ssl=client_tls(),
+        server_hostname="localhost",
+    )
+    writer.write(b"GET")
+    await reader.readexactly(10)
+    writer.close()
+    await writer.wait_closed()
+    await shut(server)
 
 
 async def test_wrong_hostname():
