@@ -671,6 +671,7 @@ static PyMethodDef loop_methods[] = {
 static PyMemberDef loop_members[] = {
     {"_task_factory", T_OBJECT, offsetof(PlLoop, task_factory), 0, NULL},
     {"_waits_outside", T_BOOL, offsetof(PlLoop, outside), 0, NULL},
+    {"_look_for_signals", T_BOOL, offsetof(PlLoop, look_for_signals), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

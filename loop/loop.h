@@ -89,6 +89,8 @@ struct PlLoop {
     uint8_t class_overrides;
     uint8_t instance_overrides;
     bool outside; /* somebody else's selector waits for events */
+    bool look_for_signals;      /* before a sleep: they do not wake the poll,
+                                   and no Python code may have run since */
     bool in_turn;
     bool bounded; /* … and a stream sends so much in it */
     PlStream **written; /* streams to flush at the end of the turn */

@@ -257,9 +257,7 @@ poll_step(PlLoop *self, bool first)
         }
     }
     else {
-        /* No Python code may have run since a signal came, and it interrupts
-           no poll that has not begun. */
-        if (PyErr_CheckSignals() < 0) {
+        if (self->look_for_signals && PyErr_CheckSignals() < 0) {
             return -1;
         }
         if (pl_ring_count(&self->ready) == 0 && !self->stopping) {

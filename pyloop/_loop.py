@@ -278,7 +278,8 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
             return None  # not the main interpreter
         if before == ours:
             return -1
-        if before != -1 and not self._signal_handlers:
+        self._look_for_signals = before != -1 and not self._signal_handlers
+        if self._look_for_signals:
             _put_back(before)
         return before
 
