@@ -117,12 +117,19 @@ def test_exception_of_such_a_handler_leaves_run_forever(loop, usr1):
     def handler(number, frame):
         raise ZeroDivisionError("from the handler")
 
+    def interrupt():
+        running.wait()
+        time.sleep(0.05)  # in a callback it would be that one's exception
+        send(usr1)
+
     signal.signal(usr1, handler)
-    timer = threading.Timer(0.02, send, [usr1])
-    loop.call_soon(timer.start)  # not before it runs
+    running = threading.Event()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    loop.call_soon(running.set)
     with pytest.raises(ZeroDivisionError, match="from the handler"):
         loop.run_forever()
-    timer.join()
+    thread.join()
     assert not loop.is_running()
     assert loop.run_until_complete(asyncio.sleep(0.001, 5)) == 5
 
