@@ -786,7 +786,7 @@ stream_write_eof(PlStream *self, PyObject *Py_UNUSED(unused))
 }
 
 /* _send_written(): before the turn is over, for whoever may tell
-   (_written.py).  Nothing in another thread. */
+   (_written.py).  Only where the loop's data is this thread's to use. */
 PyObject *
 stream_send_written(PlStream *self, PyObject *Py_UNUSED(unused))
 {

@@ -103,20 +103,15 @@ pl_future_wake(PlLoop *loop, PyObject *future)
     PyObject *done =
         PyObject_CallMethodOneArg(future, st->str_set_result, Py_None);
 
-    if (done == NULL) {
-        if (pl_leaves_loop()) {
-            return -1;
-        }
-        if (PyErr_ExceptionMatches(st->invalid_state)) {
-            PyErr_Clear(); /* cancelled */
-        }
-        else {
-            PyErr_WriteUnraisable(future);
-        }
+    if (done != NULL) {
+        Py_DECREF(done);
         return 0;
     }
-    Py_DECREF(done);
-    return 0;
+    if (PyErr_ExceptionMatches(st->invalid_state)) {
+        PyErr_Clear(); /* cancelled */
+        return 0;
+    }
+    return pl_unraisable(future);
 }
 
 static PyObject *

@@ -277,14 +277,8 @@ async def test_reset_by_the_peer():
         assert exc is None or isinstance(exc, ConnectionError)
 
 
-async def test_streams():
-    async def serve(reader, writer):
-        while line := await reader.readline():
-            writer.write(line.upper())
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
-
+async def streams_to(serve):
+    """A server of streams, and a connection to it."""
     server = await asyncio.start_server(
         serve, "127.0.0.1", 0, ssl=server_tls()
     )
@@ -293,6 +287,18 @@ async def test_streams():
         ssl=client_tls(),
         server_hostname="localhost",
     )
+    return server, reader, writer
+
+
+async def test_streams():
+    async def serve(reader, writer):
+        while line := await reader.readline():
+            writer.write(line.upper())
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server, reader, writer = await streams_to(serve)
     for n in range(50):
         writer.write(b"line %d\n" % n)
         assert await reader.readline() == b"LINE %d\n" % n
@@ -836,14 +842,7 @@ async def test_close_before_the_rest_is_read(size):
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
-    server = await asyncio.start_server(
-        answer, "127.0.0.1", 0, ssl=server_tls()
-    )
-    reader, writer = await asyncio.open_connection(
-        *server.sockets[0].getsockname(),
-        ssl=client_tls(),
-        server_hostname="localhost",
-    )
+    server, reader, writer = await streams_to(answer)
     writer.write(b"GET")
     await reader.readexactly(10)
     writer.close()
