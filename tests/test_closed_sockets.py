@@ -38,11 +38,11 @@ def reused(number, pair=None):
 
 
 @contextlib.contextmanager
-def closed(sock):
+def closed(sock, pair=None):
     """Closed, and its number a stranger's: the stranger and its peer."""
     number = sock.fileno()
     sock.close()
-    stranger, other = reused(number)
+    stranger, other = reused(number, pair)
     with stranger, other:
         yield stranger, other
 
@@ -157,12 +157,9 @@ async def test_datagrams(remote):
         transport, protocol = await loop.create_datagram_endpoint(
             DatagramRecorder, sock=ours
         )
-        number = ours.fileno()
-        ours.close()
         stranger = socket.socket(type=socket.SOCK_DGRAM)
         stranger.connect(target.getsockname())
-        stranger, other = reused(number, (stranger, target))
-        with stranger:
+        with closed(ours, (stranger, target)) as (stranger, other):
             transport.sendto(
                 b"secret", None if remote else other.getsockname()
             )
