@@ -333,6 +333,7 @@ pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
         if (err < 0 && events != 0) {
             return err;
         }
+        core->poller.changed |= events != 0;
     }
     if (slot->kind != kind) {
         pl_counter_add(&core->used[slot->kind], (uint64_t)-1);

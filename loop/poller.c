@@ -17,6 +17,7 @@ pl_poller_init(pl_poller *poller)
     poller->fd = epoll_create1(EPOLL_CLOEXEC);
     poller->no_pwait2 = 0;
     poller->count = 0;
+    poller->changed = false;
     return poller->fd < 0 ? -errno : 0;
 }
 
@@ -80,6 +81,7 @@ pl_poller_wait(pl_poller *poller, int64_t timeout_ns)
     int n;
 
     poller->count = 0;
+    poller->changed = false;
     if (timeout_ns <= 0) {
         n = epoll_wait(poller->fd, events, PL_POLL_BATCH,
                        timeout_ns == 0 ? 0 : -1);

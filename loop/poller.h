@@ -15,6 +15,7 @@
 #ifndef PL_POLLER_H
 #define PL_POLLER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define PL_READ 1u
@@ -33,6 +34,8 @@ typedef struct {
     int fd;
     int no_pwait2;      /* the kernel or a filter lacks epoll_pwait2 */
     int count;          /* events in the batch */
+    bool changed;       /* pl_core_watch: more is watched than at the last
+                           wait */
     pl_event batch[PL_POLL_BATCH];
 } pl_poller;
 

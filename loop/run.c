@@ -14,7 +14,8 @@
 
 /* Under load a poll may be left out this long after the last one, so that
    chained callbacks do not pay a system call a turn: 1.8 → 4.6 M turns a
-   second.  The bound within which I/O is seen. */
+   second.  The bound within which I/O is seen; not after a descriptor was
+   registered, which is looked at in the next turn. */
 #define POLL_SKIP_NS 20000
 
 /* Handles given back before a sleep: some 10 us.  Not more often, or a loop
@@ -251,6 +252,7 @@ poll_step(PlLoop *self, bool first)
     }
     if (pl_ring_count(&self->ready) > 0 || self->stopping) {
         if (!first && !self->stopping && !self->debug && !self->outside &&
+            !self->core->poller.changed &&
             look(self) - self->polled_ns < POLL_SKIP_NS)
         {
             return 0;
@@ -672,6 +674,10 @@ leave_loop(PlLoop *self)
     track_waiting(self);
     pl_context_drop(self);
     self->stopping = false;
+#if PL_FREE_THREADED
+    /* What is scheduled before a run is made anew, and given back in it. */
+    pl_handle_freelist_trim(self, PL_FREELIST_IDLE, PL_FREELIST_MAX);
+#endif
     Py_BEGIN_CRITICAL_SECTION(self);
     id = self->thread_id;
     self->thread_id = NULL;

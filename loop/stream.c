@@ -38,13 +38,13 @@ stream_releasing(PlTransport *transport)
 static int
 detach_server(PlStream *self)
 {
-    PyObject *server = self->server;
+    PyObject *server = Py_XNewRef(self->server);
     pl_state *st = self->loop->st;
 
     if (server == NULL) {
         return 0;
     }
-    self->server = NULL;
+    pl_transport_set_object(&self->base, &self->server, NULL);
     PyObject *done = st->attach_takes_transport
                          ? PyObject_CallMethodOneArg(server, st->str__detach,
                                                      (PyObject *)self)
@@ -402,18 +402,26 @@ stream_can_write_eof(PlStream *Py_UNUSED(self), PyObject *Py_UNUSED(unused))
 static PyObject *
 stream_get_sock(PlStream *self, void *Py_UNUSED(closure))
 {
-    PyObject *sock = ensure_sock(self);
+    PyObject *sock;
 
-    if (sock == NULL && PyErr_Occurred()) {
-        return NULL;
+    Py_BEGIN_CRITICAL_SECTION(self->loop);
+    sock = Py_XNewRef(ensure_sock(self));
+    Py_END_CRITICAL_SECTION();
+    if (sock == NULL && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
     }
-    return Py_NewRef(sock == NULL ? Py_None : sock);
+    return sock;
 }
 
 static PyObject *
 stream_get_extra(PlStream *self, void *Py_UNUSED(closure))
 {
-    return ensure_extra(self) < 0 ? NULL : Py_NewRef(self->extra);
+    PyObject *extra;
+
+    Py_BEGIN_CRITICAL_SECTION(self->loop);
+    extra = ensure_extra(self) < 0 ? NULL : Py_NewRef(self->extra);
+    Py_END_CRITICAL_SECTION();
+    return extra;
 }
 
 static PyObject *
@@ -509,7 +517,7 @@ static PyMethodDef stream_methods[] = {
      "Undo pause_reading()."},
     {"set_protocol", PL_FAST_KEYWORDS(stream_set_protocol_locked),
      "Hand all further events to another protocol."},
-    {"get_protocol", PL_NOARGS(transport_get_protocol_locked),
+    {"get_protocol", PL_NOARGS(transport_get_protocol),
      "The current protocol."},
     {"get_extra_info", PL_KEYWORDS(stream_get_extra_info_locked),
      "get_extra_info(name, default=None): 'socket', 'sockname', "
@@ -541,6 +549,12 @@ static PyGetSetDef stream_getset[] = {
      PL_FLAG(PL_S_PROTOCOL_PAUSED)},
     {"_sock", (getter)stream_get_sock, NULL, NULL, NULL},
     {"_extra", (getter)stream_get_extra, NULL, NULL, NULL},
+    {"_protocol", (getter)transport_get_object, NULL, NULL,
+     PL_FIELD(PlStream, protocol)},
+    {"_server", (getter)transport_get_object, NULL, NULL,
+     PL_FIELD(PlStream, server)},
+    {"_empty_waiter", (getter)transport_get_object, NULL, NULL,
+     PL_FIELD(PlStream, empty_waiter)},
     {"_conn_lost", (getter)transport_get_conn_lost, NULL, NULL, NULL},
     {"_start_tls_compatible", (getter)stream_get_true, NULL, NULL, NULL},
     {"_sendfile_compatible", (getter)stream_get_sendfile_mode, NULL, NULL,
@@ -554,10 +568,6 @@ static PyMemberDef stream_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(PlStream, weaklist), READONLY,
      NULL},
     {"_sock_fd", T_INT, offsetof(PlStream, shown_fd), READONLY, NULL},
-    {"_empty_waiter", T_OBJECT, offsetof(PlStream, empty_waiter), READONLY,
-     NULL},
-    {"_protocol", T_OBJECT, offsetof(PlStream, protocol), READONLY, NULL},
-    {"_server", T_OBJECT, offsetof(PlStream, server), READONLY, NULL},
     {"_loop", T_OBJECT, offsetof(PlStream, loop), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -830,7 +830,8 @@ stream_make_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
     if (waiter == NULL) {
         return NULL;
     }
-    self->empty_waiter = Py_NewRef(waiter);
+    pl_transport_set_object(&self->base, &self->empty_waiter,
+                            Py_NewRef(waiter));
     if (self->count == 0 &&
         end_waiter(self, self->loop->st->str_set_result, Py_None) < 0)
     {
@@ -843,6 +844,6 @@ stream_make_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
 PyObject *
 stream_reset_empty_waiter(PlStream *self, PyObject *Py_UNUSED(unused))
 {
-    Py_CLEAR(self->empty_waiter);
+    pl_transport_set_object(&self->base, &self->empty_waiter, NULL);
     Py_RETURN_NONE;
 }

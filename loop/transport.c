@@ -12,15 +12,21 @@
 /* -- the protocol ------------------------------------------------------ */
 
 void
-pl_transport_take_protocol(PlTransport *self, PyObject *protocol)
+pl_transport_set_object(PlTransport *self, PyObject **field, PyObject *object)
 {
     PyObject *old;
 
     Py_BEGIN_CRITICAL_SECTION(self->loop);
-    old = self->protocol;
-    self->protocol = protocol;
+    old = *field;
+    *field = object;
     Py_END_CRITICAL_SECTION();
     Py_XDECREF(old);
+}
+
+void
+pl_transport_take_protocol(PlTransport *self, PyObject *protocol)
+{
+    pl_transport_set_object(self, &self->protocol, protocol);
 }
 
 int
@@ -788,12 +794,6 @@ transport_resume_reading(PlTransport *self, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-static PyObject *
-transport_get_protocol(PlTransport *self, PyObject *Py_UNUSED(unused))
-{
-    return Py_NewRef(self->protocol == NULL ? Py_None : self->protocol);
-}
-
 PL_LOCKED(extern, transport_close, (PlTransport * self, PyObject *unused),
           self, unused)
 PL_LOCKED(extern, transport_abort, (PlTransport * self, PyObject *unused),
@@ -803,8 +803,6 @@ PL_LOCKED(extern, transport_force_close, (PlTransport * self, PyObject *exc),
 PL_LOCKED(extern, transport_pause_reading,
           (PlTransport * self, PyObject *unused), self, unused)
 PL_LOCKED(extern, transport_resume_reading,
-          (PlTransport * self, PyObject *unused), self, unused)
-PL_LOCKED(extern, transport_get_protocol,
           (PlTransport * self, PyObject *unused), self, unused)
 PL_LOCKED(extern, transport_set_write_buffer_limits,
           (PlTransport * self, PyObject *args, PyObject *kwargs), self, args,
@@ -848,6 +846,24 @@ PyObject *
 transport_is_reading(PlTransport *self, PyObject *Py_UNUSED(unused))
 {
     return PyBool_FromLong(!(self->flags & (PL_S_CLOSING | PL_S_PAUSED)));
+}
+
+PyObject *
+transport_get_object(PlTransport *self, void *closure)
+{
+    PyObject *value;
+
+    Py_BEGIN_CRITICAL_SECTION(self->loop);
+    value = *(PyObject **)((char *)self + (size_t)(uintptr_t)closure);
+    value = Py_NewRef(value == NULL ? Py_None : value);
+    Py_END_CRITICAL_SECTION();
+    return value;
+}
+
+PyObject *
+transport_get_protocol(PlTransport *self, PyObject *Py_UNUSED(unused))
+{
+    return transport_get_object(self, PL_FIELD(PlTransport, protocol));
 }
 
 PyObject *

@@ -176,6 +176,10 @@ PyObject *pl_transport_call(PlTransport *self, PyObject *name, PyObject *arg);
 int pl_protocol_check_made(pl_state *st, PyObject *protocol);
 /* The table for a stream's protocol; NULL with an exception set. */
 const pl_protocol_table *pl_protocol_of(pl_state *st, PyObject *protocol);
+/* Sets a field that getters of other threads read; steals object, which may
+   be NULL. */
+void pl_transport_set_object(PlTransport *self, PyObject **field,
+                             PyObject *object);
 /* Steals protocol, which may be NULL. */
 void pl_transport_take_protocol(PlTransport *self, PyObject *protocol);
 /* The exception raised came out of owner.name(arg), which asyncio would have
@@ -220,11 +224,12 @@ PyObject *pl_transport_repr(PlTransport *self);
 #define PL_KEYWORDS(name)                                                     \
     (PyCFunction)(void (*)(void)) name, METH_VARARGS | METH_KEYWORDS
 #define PL_FLAG(flag) (void *)(uintptr_t)flag
+#define PL_FIELD(type, name) (void *)(uintptr_t)offsetof(type, name)
 
 PyObject *transport_abort_locked(PlTransport *self, PyObject *unused);
 PyObject *transport_close_locked(PlTransport *self, PyObject *unused);
 PyObject *transport_force_close_locked(PlTransport *self, PyObject *exc);
-PyObject *transport_get_protocol_locked(PlTransport *self, PyObject *unused);
+PyObject *transport_get_protocol(PlTransport *self, PyObject *unused);
 PyObject *transport_pause_reading_locked(PlTransport *self, PyObject *unused);
 PyObject *transport_resume_reading_locked(PlTransport *self, PyObject *unused);
 PyObject *transport_set_write_buffer_limits_locked(PlTransport *self,
@@ -234,6 +239,8 @@ PyObject *transport_call_connection_lost(PlTransport *self, PyObject *exc);
 PyObject *transport_fatal_error(PlTransport *self, PyObject *args);
 PyObject *transport_get_conn_lost(PlTransport *self, void *closure);
 PyObject *transport_get_flag(PlTransport *self, void *closure);
+/* The object in the field, None for NULL. */
+PyObject *transport_get_object(PlTransport *self, void *closure);
 PyObject *transport_get_write_buffer_limits(PlTransport *self,
                                             PyObject *unused);
 PyObject *transport_get_write_buffer_size(PlTransport *self, PyObject *unused);

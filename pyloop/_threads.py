@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+# Does asyncio's chain of futures, where the first ends in the loop's own
+# thread, end the second at once?  Before 3.14 that took a turn.
+_ENDS_AT_ONCE = any(
+    "_get_running_loop" in getattr(const, "co_names", ())
+    for const in futures._chain_future.__code__.co_consts  # type: ignore[attr-defined]
+)
+
 
 class _Call:
     """One coroutine on its way: the loop's task and the thread's future."""
@@ -95,7 +102,7 @@ class _Job:
     # In whatever thread ends the job.
 
     def ended(self, job: Future[Any]) -> None:
-        if events._get_running_loop() is self.loop:
+        if _ENDS_AT_ONCE and events._get_running_loop() is self.loop:
             self.copy(job)
         elif not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.copy, job)

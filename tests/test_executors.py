@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from support import DEADLINE, error, run_script, until
+from support import DEADLINE, error, run_script
 
 
 async def test_result_and_exception():
@@ -262,6 +262,28 @@ async def test_executors_of_other_kinds():
         await loop.run_in_executor(Odd(), abs, -3)
 
 
+def test_a_call_that_ends_within_submit(agree):
+    """asyncio before 3.14 takes a turn to hear of it."""
+
+    class Inline(concurrent.futures.Executor):
+        def submit(self, func, *args):
+            future = concurrent.futures.Future()
+            future.set_result(func(*args))
+            return future
+
+    def scenario(loop):
+        async def main():
+            kept = loop.run_in_executor(Inline(), abs, -1)
+            dropped = loop.run_in_executor(Inline(), abs, -2)
+            seen = [kept.done(), dropped.cancel()]
+            await asyncio.sleep(0)
+            return [*seen, kept.done(), dropped.cancelled(), await kept]
+
+        return loop.run_until_complete(main())
+
+    agree(scenario)
+
+
 def test_the_loop_is_closed_before_the_call_ends(loop):
     go = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -296,9 +318,11 @@ async def test_a_result_is_freed_without_the_collector():
 
     gc.disable()
     try:
-        result = weakref.ref(await loop.run_in_executor(None, Result))
-        # the worker thread has a last look at what it has run
-        await loop.run_in_executor(None, int)
-        await until(lambda: result() is None)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            result = weakref.ref(await loop.run_in_executor(pool, Result))
+            # The thread has a last look at what it has run; without a GIL it
+            # is also the one to free what it made, once it is up.
+            while result() is not None:
+                await loop.run_in_executor(pool, int)
     finally:
         gc.enable()

@@ -691,6 +691,36 @@ def test_order_of_one_turn(agree):
     ]
 
 
+def test_a_ready_descriptor_does_not_wait_for_a_chain(agree):
+    """Also when the loop has only just polled."""
+
+    def scenario(loop):
+        async def once():
+            near, far = socket.socketpair()
+            with near, far:
+                seen = []
+                far.send(b"x")
+                await asyncio.sleep(0.001)
+
+                def readable():
+                    loop.remove_reader(near)
+                    seen.append("reader")
+
+                loop.add_reader(near, readable)
+                loop.call_soon(
+                    lambda: (
+                        seen.append("f"),
+                        loop.call_soon(seen.append, "g"),
+                    )
+                )
+                await asyncio.sleep(0.001)
+            return seen
+
+        return [loop.run_until_complete(once()) for _ in range(50)]
+
+    assert agree(scenario) == [["f", "reader", "g"]] * 50
+
+
 @pytest.mark.parametrize("width", [1, 100])
 def test_storm_of_callbacks_lets_io_through(loop, width):
     """A chain of turns leaves the poll out for 20 µs at most, so a descriptor

@@ -240,6 +240,15 @@ def loops(loop_factory):
         loop.close()
 
 
+def runs(loop):
+    """Short ones, with much that was scheduled before them."""
+    for _ in range(10):
+        for _ in range(50):
+            loop.call_soon(int)
+            loop.call_later(0, int)
+        loop.run_until_complete(asyncio.sleep(0))
+
+
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -271,6 +280,9 @@ def main(loop_name, kind, rounds):
         if kind == "loops":
             for _ in range(count):
                 loops(loop_factory)
+        elif kind == "runs":
+            for _ in range(count):
+                runs(loop)
         else:
             loop.run_until_complete(work(kind, state, count))
 

@@ -27,6 +27,7 @@ ROUNDS = {
     "datagram_ends": 20,
     "children": 20,
     "loops": 40,
+    "runs": 20,
 }
 
 # Memory per round above which growth is no longer the allocator's noise.

@@ -223,6 +223,52 @@ def test_getters_read_by_other_threads(loop_factory):
     in_threads(work, look, look)
 
 
+def test_attributes_read_by_other_threads(loop_factory):
+    """What the loop's thread replaces meanwhile, and lets go of."""
+    loop = loop_factory()
+    running = True
+    shown = []
+
+    async def main():
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        endpoint, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, *server.sockets[0].getsockname()
+            )
+            shown[:] = [transport, endpoint]
+            for _ in range(200):
+                transport.set_protocol(asyncio.Protocol())
+                transport._make_empty_waiter()
+                transport._reset_empty_waiter()
+                endpoint.set_protocol(asyncio.DatagramProtocol())
+            transport.abort()
+            await asyncio.sleep(0)
+        endpoint.abort()
+        server.close()
+
+    def work():
+        nonlocal running
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+        finally:
+            running = False
+            finish(loop)
+
+    def look():
+        names = ("_protocol", "_sock", "_extra", "_server", "_empty_waiter")
+        while running:
+            for transport in list(shown):
+                for name in names:
+                    repr(getattr(transport, name, None))
+                repr(transport.get_protocol())
+
+    in_threads(work, look, look)
+
+
 def test_threads_schedule_on_a_loop_that_is_about_to_run(loop_factory):
     """Started by one thread and set up by another: nobody's order is lost."""
     size, count = 3, 500
