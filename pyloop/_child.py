@@ -38,7 +38,8 @@ def watcher_was_chosen():
     )
 
 
-class SubprocessTransport(
+# Programs know it by this name, in logs too.
+class _UnixSubprocessTransport(
     unix_events._UnixSubprocessTransport  # type: ignore[name-defined]
 ):
     _pidfd = -1

@@ -15,7 +15,7 @@ from asyncio import events, log, transports
 
 from pyloop import _child, _core, _facade, _pipes, _threads, _tls
 from pyloop._names import NameCalls
-from pyloop._sockets import SocketCalls
+from pyloop._sockets import SocketCalls, is_plain
 
 # The private names of asyncio that pyloop leans on, as (owner, name).  A test
 # checks that the running version has each of them.
@@ -94,8 +94,9 @@ def _put_back(wakeup_fd):
         pass  # closed in the meantime
 
 
-class _FlowControlled:
-    """A stream transport where asyncio wants its own mixin to be a base."""
+class _SentByHand:
+    """A transport for asyncio's sendfile without the system call, which wants
+    its own mixin to be a base."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -106,6 +107,13 @@ class _FlowControlled:
 
     def __getattr__(self, name):
         return getattr(self._stream, name)
+
+    def is_closing(self):
+        # TLS drops what is written after the peer's end, and says it is open.
+        tls = getattr(self._stream, "_ssl_protocol", None)
+        return self._stream.is_closing() or (
+            tls is not None and tls._conn_lost > 0
+        )
 
 
 class EventLoop(_core.Loop, SocketCalls, NameCalls):
@@ -329,7 +337,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         self, sock, protocol, waiter=None, *, extra=None, server=None
     ):
         self._ensure_fd_no_transport(sock)
-        if not isinstance(sock, socket.socket):
+        if not is_plain(sock):
             # Has methods of its own: asyncio's transport calls them.
             return super()._make_socket_transport(
                 sock, protocol, waiter, extra=extra, server=server
@@ -339,7 +347,9 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
     def _make_read_pipe_transport(
         self, pipe, protocol, waiter=None, extra=None
     ):
-        return _pipes.ReadPipeTransport(self, pipe, protocol, waiter, extra)
+        return _pipes._UnixReadPipeTransport(
+            self, pipe, protocol, waiter, extra
+        )
 
     def _make_datagram_transport(
         self, sock, protocol, address=None, waiter=None, extra=None
@@ -415,7 +425,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         *args,
         **kwargs,
     ):
-        if sslcontext is None and isinstance(sock, socket.socket):
+        if sslcontext is None and is_plain(sock):
             self._listen(
                 sock.fileno(), sock, protocol_factory, server, backlog
             )
@@ -452,9 +462,9 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
                 transp.resume_reading()
 
     async def _sendfile_fallback(self, transp, file, offset, count):
-        if not isinstance(transp, transports._FlowControlMixin):
-            transp = _FlowControlled(transp)
-        return await super()._sendfile_fallback(transp, file, offset, count)
+        return await super()._sendfile_fallback(
+            _SentByHand(transp), file, offset, count
+        )
 
     # -- child processes -----------------------------------------------
 
@@ -467,7 +477,7 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
                 protocol, *how, **kwargs
             )
         waiter = self.create_future()
-        transport = _child.SubprocessTransport(
+        transport = _child._UnixSubprocessTransport(
             self, protocol, *how, waiter=waiter, **kwargs
         )
         transport.watch()

@@ -8,7 +8,8 @@ young process that is a map, page faults and an unmap: 74 us for a message of
 from asyncio import unix_events
 
 
-class ReadPipeTransport(
+# Programs know it by this name, in logs too.
+class _UnixReadPipeTransport(
     unix_events._UnixReadPipeTransport  # type: ignore[name-defined]
 ):
     def _read_ready(self):

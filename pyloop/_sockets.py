@@ -24,6 +24,25 @@ from pyloop import _facade
 _SENDFILE_MAX = 1 << 30  # what fits in a call everywhere
 _socket_type = socket.socket
 
+# What asyncio's stream transport and server call.
+_CALLED = frozenset(
+    "accept getpeername getsockname listen recv recv_into send sendmsg "
+    "shutdown".split()
+)
+
+
+def is_plain(sock):
+    """Is it the system's socket, with none of its methods overridden?"""
+    kind = type(sock)
+    return kind is _socket_type or (
+        isinstance(sock, _socket_type)
+        and all(
+            getattr(kind, name, None) is getattr(_socket_type, name)
+            for name in _CALLED
+        )
+        and _CALLED.isdisjoint(getattr(sock, "__dict__", ()))
+    )
+
 
 class SocketCalls(asyncio.SelectorEventLoop):
     """The sock_ methods of pyloop.EventLoop."""

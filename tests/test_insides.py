@@ -256,6 +256,84 @@ def test_a_program_s_own_socket_class(run, monkeypatch):
         run(main())
 
 
+class Watched(socket.socket):
+    """Notes which of its methods are called."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.calls = set()
+
+    def recv(self, *args):
+        self.calls.add("recv")
+        return super().recv(*args)
+
+    def recv_into(self, *args):
+        self.calls.add("recv_into")
+        return super().recv_into(*args)
+
+    def send(self, *args):
+        self.calls.add("send")
+        return super().send(*args)
+
+    def accept(self):
+        self.calls.add("accept")
+        return super().accept()
+
+
+def test_overridden_methods_of_a_socket_are_called(agree):
+    def scenario(loop):
+        async def answer(reader, writer):
+            writer.write(await reader.readexactly(5))
+            writer.close()
+
+        async def main():
+            listener = Watched()
+            listener.bind(("127.0.0.1", 0))
+            server = await asyncio.start_server(answer, sock=listener)
+            sock = Watched()
+            sock.connect(listener.getsockname())
+            reader, writer = await asyncio.open_connection(sock=sock)
+            writer.write(b"hello")
+            got = await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
+            return got, sorted(sock.calls), sorted(listener.calls)
+
+        return loop.run_until_complete(main())
+
+    got, called, of_listener = agree(scenario)
+    assert got == b"hello"
+    assert called == ["recv", "send"]
+    assert of_listener == ["accept"]
+
+
+def test_methods_put_into_a_socket_are_called(run):
+    class Open(socket.socket):
+        """With a __dict__, which socket.socket has not."""
+
+    async def main():
+        left, right = socket.socketpair()
+        sent = []
+
+        def send(data):
+            sent.append(bytes(data))
+            return socket.socket.send(sock, data)
+
+        with right:
+            sock = Open(fileno=left.detach())
+            sock.send = send
+            _, writer = await asyncio.open_connection(sock=sock)
+            writer.write(b"x")
+            writer.close()
+            await writer.wait_closed()
+            assert right.recv(9) == b"x"
+        assert sent == [b"x"]
+
+    run(main())
+
+
 class Wrapped:
     """A socket by its methods only."""
 

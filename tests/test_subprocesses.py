@@ -529,7 +529,9 @@ async def test_transport():
     assert isinstance(transport.get_extra_info("subprocess"), subprocess.Popen)
     transport.close()
     assert transport.is_closing()
-    repr(transport)
+    shown = repr(transport)
+    assert shown.startswith("<_UnixSubprocessTransport closed pid=")
+    assert "stdout=<_UnixReadPipeTransport closed" in shown
 
 
 async def test_close_kills():
