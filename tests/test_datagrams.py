@@ -56,6 +56,33 @@ async def test_both_ways():
     await close(near, far)
 
 
+async def test_datagrams_that_wait_are_received_in_one_turn(pyloop_only):
+    """Up to 16 of them, for 100 µs. asyncio takes a turn for each."""
+    loop = asyncio.get_running_loop()
+    received, turns = [], 0
+
+    class Tenth(asyncio.DatagramProtocol):
+        def datagram_received(self, data, addr):
+            received.append(data)
+            if len(received) % 10 == 0:
+                all_here.set_result(None)
+
+    transport, _ = await loop.create_datagram_endpoint(
+        Tenth, local_addr=("127.0.0.1", 0)
+    )
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        for _ in range(50):
+            all_here = loop.create_future()
+            for _ in range(10):
+                peer.sendto(b"x", name(transport))
+            before = loop.stats().turns
+            await all_here
+            turns += loop.stats().turns - before
+    assert len(received) == 500
+    assert turns < 50 * 6
+    transport.close()
+
+
 async def test_connected():
     far, far_protocol = await endpoint()
     near, near_protocol = await endpoint(
