@@ -25,6 +25,8 @@
    gather until the doze is this old, or each would be fetched by itself (on a
    free-threaded build a burst fell from 2.7 to 1.3 M/s at times). */
 #define GATHER_NS 2000
+/* A stray event may be one whose descriptor was given up since the poll. */
+#define STRAYS_MOST 4
 
 int64_t
 pl_now_ns(void)
@@ -361,6 +363,30 @@ pl_core_forget(pl_core *core, int fd)
     slot->events = 0;
     slot->owner = NULL;
     slot->generation++;
+}
+
+void
+pl_core_note_stray(pl_core *core, bool stray)
+{
+    if (!stray) {
+        core->strays = 0;
+        return;
+    }
+    if (++core->strays < STRAYS_MOST) {
+        return;
+    }
+    core->strays = 0;
+    if (pl_poller_renew(&core->poller) < 0) {
+        return;
+    }
+    for (int fd = 0; fd < core->slot_count; fd++) {
+        pl_slot *slot = &core->slots[fd];
+
+        if (slot->kind != PL_SLOT_FREE && (slot->events & ~PL_PARKED) != 0) {
+            (void)pl_poller_set(&core->poller, fd, slot->generation, 0,
+                                slot->events);
+        }
+    }
 }
 
 uv_loop_t *

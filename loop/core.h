@@ -70,11 +70,12 @@ typedef struct pyloop_loop {
     int64_t dozing_ns;      /* the same of the rest that has begun */
     int short_waits;        /* in a row, up to now */
     int doze_after;         /* so many of them */
+    int strays; /* polls in a row with an event that is nobody's */
 
     /* loop thread writes, any thread reads: stats.h */
     uint64_t dozed_ns;
-    uint64_t wakeups;                 /* times a sleeping loop was woken */
-    uint64_t used[PL_SLOT_KINDS];     /* slots of each kind but FREE */
+    uint64_t wakeups; /* times a sleeping loop was woken */
+    uint64_t used[PL_SLOT_KINDS]; /* slots of each kind but FREE */
 } pl_core;
 
 /* NULL and *err, a negative errno.  One reference, the caller's.  A core is
@@ -127,6 +128,12 @@ int pl_core_watch(pl_core *core, int fd, enum pl_slot_kind kind, void *owner,
 
 /* Loop thread: gives the slot up. */
 void pl_core_forget(pl_core *core, int fd);
+
+/* Loop thread, after each dispatch: was there an event that is nobody's?  A
+   number that was closed while a copy of it lives on (dup(), a child of fork)
+   cannot be taken off the poller any more; when its events keep coming, all
+   that is watched is registered anew. */
+void pl_core_note_stray(pl_core *core, bool stray);
 
 /* Loop thread: the same for a slot that is parked, without a system call. */
 static inline void

@@ -3,6 +3,7 @@
 #include "poller.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <time.h>
@@ -19,6 +20,18 @@ pl_poller_init(pl_poller *poller)
     poller->count = 0;
     poller->changed = false;
     return poller->fd < 0 ? -errno : 0;
+}
+
+int
+pl_poller_renew(pl_poller *poller)
+{
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    int err = fd < 0 || dup3(fd, poller->fd, O_CLOEXEC) < 0 ? -errno : 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return err;
 }
 
 void

@@ -42,6 +42,8 @@ typedef struct {
 /* All return 0 (wait: the count) or a negative errno. */
 int pl_poller_init(pl_poller *poller);
 void pl_poller_fini(pl_poller *poller);
+/* Forgets all that is registered; the number stays. */
+int pl_poller_renew(pl_poller *poller);
 int pl_poller_set(pl_poller *poller, int fd, uint32_t generation,
                   uint32_t before, uint32_t events);
 

@@ -105,6 +105,7 @@ dispatch_events(PlLoop *self)
     pl_core *core = self->core;
     pl_poller *poller = &core->poller;
     PyObject *raised = NULL;
+    bool stray = false;
 
     for (int i = 0; i < poller->count; i++) {
         pl_event *event = &poller->batch[i];
@@ -112,10 +113,12 @@ dispatch_events(PlLoop *self)
         int status = 0;
 
         if (slot == NULL || slot->generation != event->generation) {
+            stray = true;
             continue;
         }
         switch ((enum pl_slot_kind)slot->kind) {
         case PL_SLOT_FREE:
+            stray = true;
             break;
         case PL_SLOT_WAKEUP:
             pl_wakeup_clear(&core->wakeup);
@@ -141,6 +144,10 @@ dispatch_events(PlLoop *self)
         else if (status < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
         }
+    }
+    /* Who waits in our place has the poller in a poller of its own. */
+    if (!self->outside) {
+        pl_core_note_stray(core, stray);
     }
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);

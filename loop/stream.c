@@ -375,6 +375,20 @@ stream_set_lent(PlStream *self, PyObject *lent)
     Py_RETURN_NONE;
 }
 
+/* start_tls(): the transport of TLS is made here and now, and its protocol is
+   called by this one's.  No callback of ours is running. */
+static PyObject *
+stream_take_context(PlStream *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *context = PyContext_CopyCurrent();
+
+    if (context == NULL) {
+        return NULL;
+    }
+    Py_SETREF(self->context, context);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 stream_set_protocol(PlStream *self, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames)
@@ -497,7 +511,8 @@ PL_LOCKED(static, stream_set_protocol,
 
 static PyMethodDef stream_methods[] = {
     {"write", PL_FAST_KEYWORDS(stream_write_locked),
-     "Queue bytes; they leave at the end of the turn."},
+     "Queue bytes; they leave at the end of the turn. bytes are held until "
+     "then, what may change is copied at once."},
     {"writelines", PL_FAST_KEYWORDS(stream_writelines_locked),
      "Queue each of an iterable of bytes."},
     {"write_eof", PL_NOARGS(stream_write_eof_locked),
@@ -532,6 +547,7 @@ static PyMethodDef stream_methods[] = {
     {"_make_empty_waiter", PL_NOARGS(stream_make_empty_waiter_locked), NULL},
     {"_reset_empty_waiter", PL_NOARGS(stream_reset_empty_waiter), NULL},
     {"_send_written", PL_NOARGS(stream_send_written), NULL},
+    {"_take_context", PL_NOARGS(stream_take_context), NULL},
     {"_set_lent", (PyCFunction)stream_set_lent_locked, METH_O, NULL},
     {"_force_close", (PyCFunction)transport_force_close_locked, METH_O, NULL},
     {"_fatal_error", (PyCFunction)transport_fatal_error, METH_VARARGS, NULL},

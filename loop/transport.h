@@ -78,9 +78,9 @@ extern const pl_protocol_table pl_native_protocol;
     /* set once */                                                            \
     const pl_transport_ops *ops;                                              \
     PlLoop *loop; /* owned */                                                 \
-    PyObject *context; /* every protocol method runs in it */                 \
                                                                               \
     /* loop thread only */                                                    \
+    PyObject *context; /* every protocol method runs in it */                 \
     PyObject *protocol;                                                       \
     const pl_protocol_table *table; /* for the protocol's kind */             \
     PyObject *sock; /* socket.socket; a stream's may be NULL */               \

@@ -9,6 +9,7 @@ descriptor goes with the loop.
 """
 
 import asyncio
+import contextvars
 import os
 import signal as signals
 import sys
@@ -44,6 +45,13 @@ class _UnixSubprocessTransport(
 ):
     _pidfd = -1
     _threaded = False
+
+    def __init__(self, *args, **kwargs):
+        self._context = contextvars.copy_context()
+        super().__init__(*args, **kwargs)
+
+    def _call(self, callback, *data):
+        self._context.run(super()._call, callback, *data)
 
     def watch(self):
         """Have the child's end reported."""

@@ -58,10 +58,20 @@ STDLIB_NAMES = (
     ("asyncio.selector_events:BaseSelectorEventLoop", "_start_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_stop_serving"),
     ("asyncio.selector_events:BaseSelectorEventLoop", "_write_to_self"),
+    ("asyncio.base_subprocess:BaseSubprocessTransport", "_call"),
+    ("asyncio.transports:_FlowControlMixin", "_maybe_pause_protocol"),
+    ("asyncio.transports:_FlowControlMixin", "_maybe_resume_protocol"),
+    ("asyncio.unix_events:_UnixReadPipeTransport", "_call_connection_lost"),
     ("asyncio.unix_events:_UnixReadPipeTransport", "_read_ready"),
+    ("asyncio.unix_events:_UnixWritePipeTransport", "_call_connection_lost"),
+    ("asyncio.unix_events:_UnixWritePipeTransport", "_close"),
     (
         "asyncio.unix_events:_UnixSelectorEventLoop",
         "_make_read_pipe_transport",
+    ),
+    (
+        "asyncio.unix_events:_UnixSelectorEventLoop",
+        "_make_write_pipe_transport",
     ),
     ("asyncio.sslproto:SSLProtocol", "_control_app_writing"),
     ("asyncio.sslproto:SSLProtocol", "_do_write"),
@@ -348,6 +358,13 @@ class EventLoop(_core.Loop, SocketCalls, NameCalls):
         self, pipe, protocol, waiter=None, extra=None
     ):
         return _pipes._UnixReadPipeTransport(
+            self, pipe, protocol, waiter, extra
+        )
+
+    def _make_write_pipe_transport(
+        self, pipe, protocol, waiter=None, extra=None
+    ):
+        return _pipes._UnixWritePipeTransport(
             self, pipe, protocol, waiter, extra
         )
 

@@ -66,7 +66,7 @@ class SSLProtocol(sslproto.SSLProtocol):
         if self._app_protocol is not None and (
             size <= self._outgoing_low_water
             if self._app_writing_paused
-            else size >= self._outgoing_high_water
+            else size > self._outgoing_high_water
         ):
             self._context.copy().run(super()._control_app_writing)
 
@@ -120,11 +120,15 @@ def take_over(transport, protocol, server_side):
         return
     tls.__class__ = SSLProtocol
     tls._settle()
-    if server_side and isinstance(protocol, streams.StreamReaderProtocol):
+    if take_context := getattr(transport, "_take_context", None):
+        take_context()
+    if isinstance(protocol, streams.StreamReaderProtocol):
         reader = protocol._stream_reader
-        if reader is not None and reader._buffer:
-            tls._incoming.write(reader._buffer)
-            reader._buffer.clear()
+        if reader is not None:
+            reader._paused = False  # start_tls() resumes
+            if server_side and reader._buffer:
+                tls._incoming.write(reader._buffer)
+                reader._buffer.clear()
     outer = getattr(transport, "_ssl_protocol", None)
     if getattr(transport, "_protocol_paused", False) or (
         outer is not None and outer._app_writing_paused

@@ -219,6 +219,48 @@ async def test_happy_eyeballs(listening, delay, interleave):
     await turns()
 
 
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"happy_eyeballs_delay": 0.001}, [1, 4, 2, 5, 3]),
+        ({"happy_eyeballs_delay": 0.001, "interleave": 0}, [1, 2, 3, 4, 5]),
+        ({"interleave": 1}, [1, 4, 2, 5, 3]),
+        ({"interleave": 2}, [1, 2, 4, 3, 5]),
+    ],
+)
+async def test_order_of_the_addresses(options, expected):
+    loop = asyncio.get_running_loop()
+    tried = []
+
+    async def getaddrinfo(*args, **kwargs):
+        return [
+            *(
+                (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", n, 0, 0))
+                for n in (1, 2, 3)
+            ),
+            *(
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", n))
+                for n in (4, 5)
+            ),
+        ]
+
+    async def sock_connect(sock, address):
+        tried.append(address[1])
+        raise OSError("refused")
+
+    loop.getaddrinfo = getaddrinfo
+    loop.sock_connect = sock_connect
+    try:
+        with pytest.raises(OSError):
+            await loop.create_connection(
+                asyncio.Protocol, "name.invalid", 80, **options
+            )
+    finally:
+        del loop.getaddrinfo, loop.sock_connect
+    assert tried == expected
+
+
 async def test_happy_eyeballs_takes_the_address_that_answers(listening):
     """The first address never answers, the second is right."""
     loop = asyncio.get_running_loop()
@@ -793,6 +835,53 @@ def test_audit_hooks_see_it(loop_name):
     run(main())
     """
     run_script(loop_name, code)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["name", "path", "local address", "timeout", "server"],
+)
+def test_other_failures_leave_no_cycle(run, case):
+    class Factory:
+        def __call__(self):
+            raise AssertionError
+
+    async def attempt(factory):
+        loop = asyncio.get_running_loop()
+        nowhere = "192.0.2.77", 0
+        if case == "path":
+            await loop.create_unix_connection(factory, "/no/such/path")
+        elif case == "server":
+            await loop.create_server(factory, *nowhere)
+        elif case == "timeout":
+            with silent_listener() as silent:
+                await asyncio.wait_for(
+                    loop.create_connection(factory, *silent.getsockname()),
+                    0.01,
+                )
+        else:
+            with refusing_address() as (host, port):
+                if case == "name":
+                    await loop.create_connection(factory, "localhost", port)
+                else:
+                    await loop.create_connection(
+                        factory, host, port, local_addr=nowhere
+                    )
+
+    async def main():
+        factory = Factory()
+        ref = weakref.ref(factory)
+        assert await async_error(attempt(factory))
+        del factory
+        await turns(5)
+        assert ref() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 async def test_loop_turns_between_connections(listening):

@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import gc
+import os
 import socket
 import sys
 import threading
@@ -11,8 +12,10 @@ from support import (
     BufferedRecorder,
     DatagramRecorder,
     Recorder,
+    client_tls,
     connected,
     drain,
+    server_tls,
     spin,
     tcp_pair,
     turns,
@@ -325,48 +328,115 @@ async def test_datagram_protocols(loop_name):
     assert set(seen.values()) == {"creation"}
 
 
-def test_child_processes(agree):
-    """Everything a subprocess protocol is told, in the same contexts as
-    asyncio's."""
+async def test_child_processes(loop_name):
+    """Everything a subprocess protocol is told."""
+    loop = asyncio.get_running_loop()
+    seen = {}
 
-    async def scenario(loop):
-        seen = {}
+    def noted(name):
+        return lambda *args: seen.setdefault(name, variable.get())
 
-        class Protocol(asyncio.SubprocessProtocol):
-            def note(self, name):
-                seen.setdefault(name, variable.get())
+    class Protocol(asyncio.SubprocessProtocol):
+        pipe_data_received = noted("data")
+        pipe_connection_lost = noted("pipe lost")
+        pause_writing = noted("pause")
+        resume_writing = noted("resume")
+        process_exited = noted("exited")
 
-            def connection_made(self, transport):
-                self.note("made")
+        def connection_made(self, transport):
+            seen["made"] = variable.get()
 
-            def pipe_data_received(self, fd, data):
-                self.note("data")
+        def connection_lost(self, exc):
+            seen["lost"] = variable.get()
+            lost.set_result(None)
 
-            def pipe_connection_lost(self, fd, exc):
-                self.note("pipe lost")
-
-            def process_exited(self):
-                self.note("exited")
-
-            def connection_lost(self, exc):
-                self.note("lost")
-                lost.set_result(None)
-
-        lost = loop.create_future()
-        variable.set("creation")
-        transport, _ = await loop.subprocess_exec(
-            Protocol, "sh", "-c", "cat; echo x"
-        )
-        variable.set("later")
-        stdin = transport.get_pipe_transport(0)
-        context_with("closer").run(stdin.close)
-        await lost
-        transport.close()
+    lost = loop.create_future()
+    variable.set("creation")
+    transport, _ = await loop.subprocess_exec(
+        Protocol, "sh", "-c", "sleep 0.05; cat >&2; echo x"
+    )
+    stdin = transport.get_pipe_transport(0)
+    context_with("writer").run(stdin.write, bytes(1 << 20))
+    variable.set("later")
+    await until(lambda: "resume" in seen)
+    context_with("closer").run(stdin.close)
+    await lost
+    transport.close()
+    assert len(seen) == 7
+    if loop_name == "asyncio":  # those of whoever wrote and closed
+        del seen["pause"], seen["resume"], seen["pipe lost"]
         if sys.version_info < (3, 12):  # those of a waiting thread, or not
             del seen["exited"], seen["lost"]
-        return seen
+    assert set(seen.values()) == {"creation"}
 
-    assert agree(scenario)["made"] == "creation"
+
+async def test_pipes(loop_name):
+    loop = asyncio.get_running_loop()
+    ends = [open(fd, "rb+", 0) for fd in os.pipe()]
+    variable.set("creation")
+    _, near = await loop.connect_write_pipe(contextual(Recorder), ends[1])
+    _, far = await loop.connect_read_pipe(contextual(Recorder), ends[0])
+    for value in "writer", "second":
+        await until(far.transport.is_reading)
+        context_with("reader").run(far.transport.pause_reading)
+        near.calls.clear()
+        context_with(value).run(near.transport.write, bytes(1 << 20))
+        assert "pause" in near.calls
+        context_with("reader").run(far.transport.resume_reading)
+        await until(lambda: "resume" in near.calls)
+    context_with("closer").run(near.transport.close)
+    await near.lost
+    await far.lost
+    seen = set(near.seen + far.seen)
+    assert {name for name, _ in seen} == {
+        *("made", "data", "eof", "lost", "pause", "resume")
+    }
+    if loop_name == "pyloop":
+        assert {value for _, value in seen} == {"creation"}
+
+
+async def test_protocol_after_start_tls(loop_name):
+    """Its transport is made by start_tls()."""
+    loop = asyncio.get_running_loop()
+    made = {}
+    near_end, far_end = tcp_pair()
+
+    async def secure(name, end, **options):
+        variable.set("plain")
+        plain, _ = await loop.create_connection(Recorder, sock=end)
+        protocol = contextual(Recorder)()
+        protocol.made.set_result(None)
+        variable.set(name)
+        made[name] = protocol
+        protocol.transport = await loop.start_tls(plain, protocol, **options)
+
+    await asyncio.gather(
+        secure(
+            "near",
+            near_end,
+            sslcontext=client_tls(),
+            server_hostname="localhost",
+        ),
+        secure("far", far_end, sslcontext=server_tls(), server_side=True),
+    )
+    variable.set("later")
+    near, far = made["near"], made["far"]
+    near.transport.set_write_buffer_limits(10_000)
+    far.transport.pause_reading()
+    fill_until_paused(near)
+    far.transport.resume_reading()
+    await until(lambda: "resume" in near.calls)
+    far.transport.write(b"x")
+    await near.receive(1)
+    far.transport.close()
+    await near.lost
+    assert {"data", "lost", "pause", "resume"} <= {*near.calls}
+    if loop_name == "asyncio":  # those of whoever wrote
+        near.seen = [
+            pair for pair in near.seen if pair[0] not in ("pause", "resume")
+        ]
+    assert {value for _, value in near.seen} == {"near"}
+    assert ("data", "far") in far.seen
 
 
 def test_signal_handler(loop):

@@ -1145,6 +1145,37 @@ async def test_errors_in_the_queue():
         assert await filled.protocol.lost is None
 
 
+async def test_each_error_is_told_also_by_a_closing_endpoint():
+    class Closing(DatagramRecorder):
+        def error_received(self, exc):
+            super().error_received(exc)
+            filled.transport.close()
+
+    async with Filled() as filled:
+        protocol = filled.protocol = Closing()
+        filled.transport.set_protocol(protocol)
+        filled.transport.sendto(b"one")
+        filled.transport.sendto(bytes(5_000_000))
+        filled.transport.sendto(bytes(5_000_000))
+        filled.transport.sendto(b"two")
+        received = await filled.read(lambda seen: b"two" in seen)
+        assert received == [b"one", b"two"]
+        await protocol.lost
+        assert [exc.errno for exc in protocol.errors] == [errno.EMSGSIZE] * 2
+
+
+async def test_sendto_a_name():
+    transport, protocol = await endpoint()
+    host, port = name(transport)
+    transport.sendto(b"x", ("localhost", port))
+    await protocol.until(lambda: protocol.received)
+    transport.sendto(b"x", ("no.such.invalid", port))
+    await protocol.until(lambda: protocol.errors)
+    assert type(protocol.errors[0]) is socket.gaierror
+    assert not transport.is_closing()
+    await close(transport)
+
+
 async def test_peer_goes_with_a_queue():
     async with Filled() as filled:
         filled.transport.sendto(b"one")

@@ -54,6 +54,21 @@ def test_switch(loop):
     assert loop.get_debug() is False
 
 
+def test_environment_is_read_when_a_loop_is_made(loop_factory, monkeypatch):
+    def debug():
+        loop = loop_factory()
+        loop.close()
+        return loop.get_debug()
+
+    assert debug() is sys.flags.dev_mode
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    assert debug() is True
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "")
+    assert debug() is sys.flags.dev_mode
+    monkeypatch.setattr("asyncio.coroutines._is_debug_mode", lambda: True)
+    assert debug() is True
+
+
 @pytest.mark.parametrize(
     "options, expected",
     [

@@ -74,6 +74,31 @@ def test_fork_inside_a_running_loop(loop_name):
     )
 
 
+def test_fork_inside_a_callback_and_a_runner(loop_name):
+    """Nothing is undone by hand, and the child has children of its own."""
+    fork(
+        loop_name,
+        """
+        async def work():
+            child = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+            assert await child.wait() == 3
+        def in_callback():
+            def child():
+                with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                    runner.run(work())
+            in_child(child)
+            done.append(1)
+        done = []
+        async def main():
+            asyncio.get_running_loop().call_soon(in_callback)
+            await asyncio.sleep(0.001)
+            await work()
+        run(main())
+        assert done == [1]
+        """,
+    )
+
+
 def test_child_that_just_exits(loop_name):
     """With os._exit() nothing of the parent's is touched."""
     fork(

@@ -1,14 +1,18 @@
 import asyncio
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
+import tty
+import warnings
 
 import pytest
 from support import (
     async_error,
     asyncio_of_3_11_7,
+    handler_calls,
     open_fds,
     pattern,
     turns,
@@ -250,6 +254,156 @@ def test_regular_file(agree, tmp_path):
         ValueError,
         "Pipe transport is for pipes/sockets only.",
     )
+
+
+async def test_quiet_after_the_end(loop_name):
+    """asyncio calls connection_lost() twice after close() and abort()."""
+    loop = asyncio.get_running_loop()
+    calls = handler_calls(loop)
+    read, write = (open(fd, "rb+", 0) for fd in os.pipe())
+    near, writer = await loop.connect_write_pipe(Reader, write)
+    far, reader = await loop.connect_read_pipe(Reader, read)
+    near.close()
+    if loop_name == "pyloop":
+        near.abort()
+    await writer.lost
+    await reader.lost
+    for call in (
+        *(near.close, near.write_eof, near.is_closing, near.get_protocol),
+        *(far.close, far.pause_reading, far.resume_reading, far.is_reading),
+        *([near.abort] if loop_name == "pyloop" else []),
+    ):
+        call()
+    near.write(b"x")
+    await turns(5)
+    assert calls == []
+
+
+async def test_one_terminal_both_ways():
+    """As a program has it for stdin and stdout."""
+    loop = asyncio.get_running_loop()
+    calls = handler_calls(loop)
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    os.set_blocking(master, False)
+    file = open(slave, "rb+", 0)
+    reading, reader = await loop.connect_read_pipe(Reader, file)
+    writing, writer = await loop.connect_write_pipe(Reader, file)
+    seen = bytearray()
+
+    def drained(size):
+        try:
+            seen.extend(os.read(master, 65536))
+        except BlockingIOError:
+            pass
+        return len(seen) == size
+
+    writing.write(b"out")
+    await until(lambda: drained(3))
+    os.write(master, b"in")
+    await until(lambda: reader.received == b"in")
+    writing.write(bytes(200_000))
+    await until(lambda: drained(200_003))
+    os.write(master, b"more")
+    await until(lambda: reader.received == b"inmore")
+    reading.close()
+    await reader.lost
+    writing.close()
+    await writer.lost
+    os.close(master)
+    assert calls == []
+
+
+def test_dev_null(agree):
+    """No regular file, and yet none that epoll takes."""
+
+    async def scenario(loop):
+        calls = handler_calls(loop)
+        with open("/dev/null", "wb", 0) as file:
+            transport, protocol = await loop.connect_write_pipe(Reader, file)
+            transport.write(bytes(100_000))
+            seen = [transport.get_write_buffer_size()]
+            transport.close()
+            seen.append(await protocol.lost)
+        with open("/dev/null", "rb", 0) as file:
+            transport, _ = await loop.connect_read_pipe(Reader, file)
+            await turns(5)
+            transport.close()
+            await turns(5)
+        for call in calls:
+            callback, _, _ = call["message"].partition("(")
+            seen.append((callback, repr(call["exception"])))
+        return seen
+
+    seen = agree(scenario)
+    assert seen[:2] == [0, None]
+    assert "PermissionError" in seen[2][1]
+
+
+def test_shown_states(agree):
+    """Word for word: what logs show of pipes."""
+
+    async def scenario(loop):
+        seen = []
+
+        def show(transport):
+            seen.append(re.sub(r"\d+", "N", repr(transport)))
+
+        for kind in "read", "write":
+            read, write = (open(fd, "rb+", 0) for fd in os.pipe())
+            with read, write:
+                if kind == "read":
+                    transport, protocol = await loop.connect_read_pipe(
+                        Reader, read
+                    )
+                else:
+                    transport, protocol = await loop.connect_write_pipe(
+                        Reader, write
+                    )
+                await turns()
+                show(transport)
+                if kind == "read":
+                    transport.pause_reading()
+                else:
+                    transport.write(bytes(200_000))
+                show(transport)
+                if kind == "read":
+                    transport.close()
+                else:
+                    transport.abort()
+                show(transport)
+                await protocol.lost
+                show(transport)
+        return seen
+
+    assert len(agree(scenario)) == 8
+
+
+def test_unclosed_transports(agree):
+    async def scenario(loop):
+        seen = []
+        for kind in "read", "write":
+            read, write = (open(fd, "rb+", 0) for fd in os.pipe())
+            with read, write:
+                if kind == "read":
+                    transport, _ = await loop.connect_read_pipe(Reader, read)
+                else:
+                    transport, _ = await loop.connect_write_pipe(Reader, write)
+                await turns()
+                # What the loop holds would keep it from being dropped.
+                number = (read if kind == "read" else write).fileno()
+                loop._remove_reader(number)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    transport.__del__()
+                transport._pipe = None  # said once is enough
+                for warning in caught:
+                    text = re.sub(r"\d+", "N", str(warning.message))
+                    seen.append((warning.category, text))
+        return seen
+
+    seen = agree(scenario)
+    assert [category for category, _ in seen] == [ResourceWarning] * 2
 
 
 # asyncio's half-made transports fail once more when they are collected.

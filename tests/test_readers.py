@@ -370,6 +370,47 @@ def test_dup_after_close_of_the_original(loop, pair):
         loop.remove_reader(copy)
 
 
+@pytest.mark.parametrize("what", ["reader", "transport"])
+@pytest.mark.parametrize("holder", ["duplicate", "child"])
+async def test_no_spinning_for_what_was_closed_while_watched(
+    what, holder, pyloop_only
+):
+    """A copy of the descriptor lives on, and the kernel reports it; asyncio
+    spins. What is still watched goes on."""
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    if what == "reader":
+        loop.add_reader(near, pytest.fail, "reader of a closed socket")
+    else:
+        transport, _ = await loop.create_connection(Recorder, sock=near)
+    await turns()
+    if holder == "duplicate":
+        copy = near.dup()
+    else:
+        copy = await asyncio.create_subprocess_exec("sleep", "60", stdin=near)
+    async with wired() as (protocol, peer):
+        near.close()
+        if what == "reader":
+            assert loop.remove_reader(near) is True
+        else:
+            transport.abort()
+        far.send(b"x")
+        peer.send(b"y")
+        assert await protocol.receive(1) == b"y"
+        polls = loop.stats().polls
+        await asyncio.sleep(0.02)
+        assert loop.stats().polls - polls < 20
+        peer.send(b"z")
+        assert await protocol.receive(2) == b"yz"
+    far.close()
+    if holder == "duplicate":
+        copy.close()
+    else:
+        copy.kill()
+        await copy.wait()
+
+
 def test_two_descriptors_of_one_socket(loop, pair):
     near, far = pair
     copy = near.dup()
@@ -427,6 +468,23 @@ def test_removal_by_the_object_after_its_close(loop, pair, side):
     assert near.fileno() == -1
     assert remove(near) is True
     settle(loop)
+
+
+def test_removal_of_both_sides_after_the_close(loop, loop_name):
+    """asyncio forgets the object with the first that fails."""
+    near, far = socket.socketpair()
+    with far:
+        loop.add_reader(near, pytest.fail, "reader of a closed socket")
+        loop.add_writer(near, lambda: None)
+        spin(loop)
+        near.close()
+        if loop_name == "pyloop":
+            assert loop.remove_reader(near) is True
+            assert loop.remove_writer(near) is True
+        else:
+            assert error(loop.remove_reader, near)[0] is OSError
+        assert error(loop.remove_reader, near)[0] is ValueError
+        settle(loop)
 
 
 def test_closed_objects(agree):

@@ -469,6 +469,26 @@ def test_interrupt_in_run_until_complete_leaves_no_stop(loop):
     assert seen == [0, 1, 2]
 
 
+def test_interrupt_by_another_callback_leaves_no_stop(loop):
+    """The future that was waited for ends in a later run."""
+    future = loop.create_future()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    loop.call_soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(future)
+
+    async def main():
+        future.set_result(None)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return "to the end"
+
+    assert loop.run_until_complete(main()) == "to the end"
+
+
 def test_restart(loop):
     for n in range(5):
         assert loop.run_until_complete(asyncio.sleep(0, n)) == n
@@ -785,13 +805,26 @@ def test_attributes_that_others_replace(loop):
 
         setattr(loop, name, replaced)
         assert getattr(loop, name) is replaced
-    loop.run_until_complete(asyncio.sleep(0.001))
-    assert {"create_task", "time", "call_later"} <= set(seen)
+
+    async def main():
+        near, far = socket.socketpair()
+        with far:
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, sock=near
+            )
+            transport.abort()
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(main())
+    expected = {"create_task", "time", "call_later", "_make_socket_transport"}
+    assert expected <= set(seen)
     for name in list(vars(loop)):
         if callable(vars(loop)[name]):
             delattr(loop, name)
     assert loop._default_executor is None
     assert loop._closed is False
+    loop.close()
+    assert loop._closed is True
 
 
 async def test_tasks_interleave():

@@ -68,6 +68,7 @@ async def test_sock_sendfile_fallback(offset, count):
             read_all(far, len(expected)),
         )
         assert result == len(expected) and received == expected
+        assert file.tell() == offset + len(expected)
         kind, _ = await async_error(
             loop.sock_sendfile(near, io.BytesIO(b"x"), fallback=False)
         )
@@ -112,6 +113,41 @@ async def test_sendfile_in_order_with_writes(file, kind):
         assert file.tell() == 1_000_100
         far.transport.write(b"still reading")
         await near.receive(13)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest.mark.parametrize(
+    "offset, count", [(10, 1000), (10, None), (600, None)]
+)
+async def test_position_after_sendfile_by_hand(kind, offset, count):
+    loop = asyncio.get_running_loop()
+    async with connected(kind) as (near, far):
+        file = io.BytesIO(DATA[:600])
+        sent = await loop.sendfile(near.transport, file, offset, count)
+        assert sent == 600 - offset
+        assert file.tell() == 600
+        near.transport.write(b"end")
+        assert await far.receive(sent + 3) == DATA[offset:600] + b"end"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_what_comes_during_sendfile_waits(kind):
+    loop = asyncio.get_running_loop()
+    async with connected(kind) as (near, far):
+        far.transport.pause_reading()
+        sending = asyncio.ensure_future(
+            loop.sendfile(near.transport, io.BytesIO(DATA * 3))
+        )
+        await turns(5)
+        far.transport.write(b"meanwhile")
+        await asyncio.sleep(0.02)
+        assert not sending.done()
+        assert near.received == b""
+        assert not near.transport.is_reading()
+        far.transport.resume_reading()
+        assert await sending == SIZE * 3
+        assert await near.receive(9) == b"meanwhile"
+        assert near.transport.is_reading()
 
 
 async def test_sendfile_of_all(file):

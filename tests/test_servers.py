@@ -523,6 +523,48 @@ async def test_clients(method):
 
 
 @since_313
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
+async def test_clients_with_unsent_data(kind, method):
+    """close_clients() waits until they have it, abort_clients() does not."""
+    loop = asyncio.get_running_loop()
+    peers = []
+    tls = kind == "tls"
+    server = await loop.create_server(
+        lambda: peers.append(Recorder()) or peers[-1],
+        "127.0.0.1",
+        0,
+        ssl=server_tls() if tls else None,
+    )
+    transport, client = await loop.create_connection(
+        Recorder,
+        *name(server),
+        **(
+            {"ssl": client_tls(), "server_hostname": "localhost"}
+            if tls
+            else {}
+        ),
+    )
+    await until(lambda: peers and peers[0].made.done())
+    transport.pause_reading()
+    peers[0].transport.write(bytes(20_000_000))
+    server.close()
+    getattr(server, method)()
+    waiting = asyncio.ensure_future(server.wait_closed())
+    if method == "abort_clients":
+        await waiting
+        assert await peers[0].lost is None
+    else:
+        await asyncio.sleep(0.05)
+        assert not waiting.done() and not peers[0].lost.done()
+        peers[0].transport.abort()
+        await waiting
+    transport.abort()
+    await client.lost
+    await turns()
+
+
+@since_313
 async def test_clients_are_held_weakly(monkeypatch):
     """The server must not keep a dropped transport alive."""
     import gc

@@ -1039,6 +1039,49 @@ async def test_number_used_again_by_the_same_object(pair):
     far.close()
 
 
+@pytest.mark.parametrize("call", ["sendall", "accept", "sendto"])
+async def test_a_cancelled_call_unregisters_at_once(call, tmp_path):
+    loop = asyncio.get_running_loop()
+    remove = loop.remove_writer
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sent = 0
+    if call == "sendall":
+        peer.close()
+        sock, peer = socket.socketpair()
+        sock.setblocking(False)
+        waiting = task(loop.sock_sendall(sock, bytes(20_000_000)))
+    elif call == "accept":
+        remove = loop.remove_reader
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        waiting = task(loop.sock_accept(sock))
+    else:
+        path = str(tmp_path / "s")
+        peer.bind(path)
+        peer.setblocking(False)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        while True:
+            waiting = task(loop.sock_sendto(sock, b"x", path))
+            await turns(2)
+            if not waiting.done():
+                break
+            sent += 1
+    with sock, peer:
+        await turns()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert remove(sock) is False
+        if call == "sendto":
+            for _ in range(sent):
+                assert peer.recv(10) == b"x"
+            with pytest.raises(BlockingIOError):
+                peer.recv(10)
+            assert await loop.sock_sendto(sock, b"y", path) == 1
+            assert peer.recv(10) == b"y"
+
+
 async def test_duplicate_of_a_closed_socket_is_silent(pyloop_only):
     """The kernel watches files, not numbers: no wake-ups for what is closed
     here and lives on elsewhere."""

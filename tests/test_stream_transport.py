@@ -19,6 +19,7 @@ from support import (
     Recorder,
     async_error,
     asyncio_of_3_11_7,
+    client_tls,
     connected,
     drain,
     error,
@@ -26,6 +27,7 @@ from support import (
     handler_calls,
     pattern,
     reset,
+    server_tls,
     shut,
     spin,
     tcp_pair,
@@ -547,20 +549,18 @@ async def test_caller_may_change_a_buffer_that_waits(pyloop_only):
         assert received[total:] == expected
 
 
-async def test_bytes_are_released_once_sent():
-    class Data(bytearray):
-        pass
-
-    async with wired() as (protocol, peer):
-        data = Data(pattern(100_000))
-        ref = weakref.ref(data)
+@kinds
+async def test_bytes_are_held_until_sent(kind):
+    """Not copied, and let go of."""
+    pair = tcp_pair() if kind == "tcp" else socket.socketpair()
+    async with wired(Recorder, pair) as (protocol, peer):
+        total = await clog(protocol)
+        data = pattern(500_000)
+        count = sys.getrefcount(data)
         protocol.transport.write(data)
-        received = await drain_until(peer, len(data))
-        assert received == data
-        await turns(5)
-        del data
-        gc.collect()
-        assert ref() is None
+        protocol.transport.writelines([data, data])
+        await drain_until(peer, total + 3 * len(data))
+        await until(lambda: sys.getrefcount(data) == count)
 
 
 # -- much data
@@ -1878,6 +1878,43 @@ async def test_stream_write_after_close():
         writer.write(b"x")
         with pytest.raises(ConnectionResetError):
             await writer.drain()
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls", "child"])
+def test_drain_after_close(agree, kind):
+    """Before and after the connection is lost."""
+
+    async def scenario(loop):
+        async def echo(reader, writer):
+            await reader.read()
+            writer.close()
+
+        tls = kind == "tls"
+        server = await asyncio.start_server(
+            echo, "127.0.0.1", 0, ssl=server_tls() if tls else None
+        )
+        child = None
+        if kind == "child":
+            child = await asyncio.create_subprocess_exec("cat", stdin=-1)
+            writer = child.stdin
+        else:
+            options = {"ssl": client_tls(), "server_hostname": "localhost"}
+            _, writer = await asyncio.open_connection(
+                *server.sockets[0].getsockname(), **(options if tls else {})
+            )
+        seen = []
+        writer.close()
+        for _ in range(2):
+            writer.write(b"x")
+            result = await async_error(writer.drain())
+            seen.append(result and result[0])
+            await writer.wait_closed()
+        if child is not None:
+            await child.wait()
+        await shut(server)
+        return seen
+
+    assert agree(scenario)[1] is ConnectionResetError
 
 
 async def test_stream_reader_feeds_back_pressure():

@@ -2,11 +2,13 @@ import asyncio
 import functools
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import pytest
 from support import (
@@ -532,6 +534,95 @@ async def test_transport():
     shown = repr(transport)
     assert shown.startswith("<_UnixSubprocessTransport closed pid=")
     assert "stdout=<_UnixReadPipeTransport closed" in shown
+
+
+@pytest.mark.parametrize("how", ["waitpid", "SIG_IGN"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+async def test_a_child_reaped_by_somebody_else(how, pyloop_only):
+    """Its end is told once, with a status that nobody knows. asyncio may not
+    find it at all, or its thread waits for it first."""
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGCHLD)
+    if how == "SIG_IGN":
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        read, write = os.pipe()
+        transport, protocol = await loop.subprocess_exec(
+            Recorder,
+            *("sh", "-c", "read word; exit 5"),
+            stdin=read,
+            stdout=None,
+            stderr=None,
+        )
+        os.close(read)
+        os.close(write)
+        if how == "waitpid":
+            os.waitpid(transport.get_pid(), 0)
+        await protocol.lost
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert transport.get_returncode() == 255
+    assert protocol.calls == ["made", "exited", "lost"]
+    transport.close()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cancelled_start_leaves_nothing(steps, pyloop_only):
+    before = open_fds().keys()
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            "sleep", "60", stdin=-1, stdout=-1, stderr=-1
+        )
+    )
+    await turns(steps)
+    starting.cancel()
+    try:
+        child = await starting
+    except asyncio.CancelledError:
+        pass
+    else:
+        child.kill()
+        await child.wait()
+        child._transport.close()
+        del child
+    path = f"/proc/self/task/{threading.get_native_id()}/children"
+
+    def gone():
+        with open(path) as file:
+            children = file.read()
+        return not children and open_fds().keys() <= before
+
+    await until(gone)
+
+
+async def test_children_beside_a_handler_of_sigchld():
+    loop = asyncio.get_running_loop()
+    seen = []
+    loop.add_signal_handler(signal.SIGCHLD, seen.append, 1)
+    child = await asyncio.create_subprocess_exec("sh", "-c", "exit 5")
+    assert await child.wait() == 5
+    await until(lambda: seen)
+    seen.clear()
+    with subprocess.Popen(["true"]) as other:
+        await until(lambda: seen)
+        assert other.wait() == 0
+    assert loop.remove_signal_handler(signal.SIGCHLD) is True
+
+
+def test_unclosed_child(agree):
+    async def scenario(loop):
+        child = await asyncio.create_subprocess_exec("sleep", "60", stdin=-1)
+        transport = child._transport
+        seen = [repr(transport)]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            transport.__del__()
+        seen += [str(warning.message) for warning in caught]
+        await child.wait()
+        seen.append(repr(transport))
+        return [re.sub(r"\d+", "N", text) for text in seen]
+
+    assert "unclosed transport" in agree(scenario)[1]
 
 
 async def test_close_kills():

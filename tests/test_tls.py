@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import socket
 import ssl
+import struct
 import sys
 import weakref
 
@@ -20,12 +21,14 @@ from support import (
     connected,
     error,
     handler_calls,
+    may_drop_sockets,
     pattern,
     reset,
     server_tls,
     shut,
     tcp_pair,
     turns,
+    unix_path,
     until,
 )
 
@@ -546,6 +549,214 @@ async def test_data_that_comes_with_the_end_of_the_handshake():
         assert peers[0].calls == ["made", "data"]
         peers[0].transport.abort()
         await peers[0].lost
+    await shut(server)
+
+
+@may_drop_sockets
+@pytest.mark.parametrize(
+    "way",
+    [
+        "create_server",
+        "create_unix_server",
+        "connect_accepted_socket",
+        "start_tls",
+    ],
+)
+def test_shutdown_timeout_of_a_server(agree, way):
+    async def scenario(loop):
+        handler_calls(loop)
+        protocol = Recorder()
+        given = {"ssl": server_tls(), "ssl_shutdown_timeout": 0.05}
+        client = {"ssl": client_tls(), "server_hostname": "localhost"}
+        near, far = socket.socketpair()
+
+        async def serve():
+            if way == "connect_accepted_socket":
+                await loop.connect_accepted_socket(
+                    lambda: protocol, far, **given
+                )
+            else:
+                plain, _ = await loop.create_connection(Recorder, sock=far)
+                protocol.transport = await loop.start_tls(
+                    plain,
+                    protocol,
+                    given["ssl"],
+                    server_side=True,
+                    ssl_shutdown_timeout=0.05,
+                )
+
+        server = None
+        with unix_path() as path:
+            if way == "create_server":
+                server = await loop.create_server(
+                    lambda: protocol, "127.0.0.1", 0, **given
+                )
+                connecting = loop.create_connection(
+                    Recorder, *server.sockets[0].getsockname(), **client
+                )
+            elif way == "create_unix_server":
+                server = await loop.create_unix_server(
+                    lambda: protocol, path, **given
+                )
+                connecting = loop.create_unix_connection(
+                    Recorder, path, **client
+                )
+            else:
+                connecting = loop.create_connection(
+                    Recorder, sock=near, **client
+                )
+            if server is not None:
+                near.close()
+                far.close()
+                transport, other = await connecting
+                await until(lambda: protocol.transport)
+            else:
+                _, (transport, other) = await asyncio.gather(
+                    serve(), connecting
+                )
+        transport.pause_reading()
+        protocol.transport.write(bytes(20_000_000))
+        protocol.transport.close()
+        exc = await asyncio.wait_for(protocol.lost, DEADLINE)
+        transport.abort()
+        await other.lost
+        if server is not None:
+            await shut(server)
+        return repr(exc)
+
+    assert agree(scenario) == "TimeoutError('SSL shutdown timed out')"
+
+
+@protocols
+async def test_greeting_that_comes_with_the_handshake(make):
+    class Greeting(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.write(b"welcome")
+            transport.close()
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        Greeting, "127.0.0.1", 0, ssl=server_tls()
+    )
+    _, protocol = await loop.create_connection(
+        make,
+        *server.sockets[0].getsockname(),
+        ssl=client_tls(),
+        server_hostname="localhost",
+    )
+    assert await protocol.lost is None
+    assert protocol.received == b"welcome"
+    assert protocol.calls == ["made", "data", "eof", "lost"]
+    await shut(server)
+
+
+@may_drop_sockets
+@pytest.mark.parametrize("hostname", [None, ".", "a" * 100, "x\0y", 5])
+def test_server_hostname(agree, hostname):
+    """What cannot be one is refused in the same words."""
+
+    async def scenario(loop):
+        seen = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address, port = listener.getsockname()
+            for host in ("", None, address)[: 2 if hostname is None else 3]:
+                connecting = loop.create_connection(
+                    Recorder,
+                    host,
+                    port,
+                    ssl=client_tls(),
+                    server_hostname=hostname,
+                )
+                seen.append(await async_error(connecting))
+            if hostname is None:
+                return seen
+            sock = socket.create_connection(listener.getsockname())
+            transport, protocol = await loop.create_connection(
+                Recorder, sock=sock
+            )
+            starting = loop.start_tls(
+                transport, protocol, client_tls(), server_hostname=hostname
+            )
+            seen.append(await async_error(starting))
+            seen.append(transport.is_closing())
+            transport.abort()
+            await turns(5)
+            return seen, protocol.calls
+
+    agree(scenario)
+
+
+async def test_high_limit_zero(pyloop_only):
+    """asyncio pauses at once, with nothing written, and every other time."""
+    async with connected("tls") as (near, far):
+        near.transport.set_write_buffer_limits(0)
+        assert "pause" not in near.calls
+        for n in range(1, 4):
+            near.transport.write(b"x")
+            await far.receive(n)
+        near.transport.write(bytes(20_000_000))
+        assert near.calls[-1] == "pause"
+        await far.receive(20_000_003)
+        await until(lambda: near.calls[-1] == "resume")
+        assert near.calls.count("pause") == near.calls.count("resume")
+
+
+@pytest.mark.parametrize("end", ["abort", "reset"])
+async def test_what_was_not_sent_is_dropped_at_the_end(end):
+    async with connected("tls") as (near, far):
+        far.transport.pause_reading()
+        near.transport.write(bytes(20_000_000))
+        await turns(10)
+        near.transport.writelines([bytes(3_000_000)] * 3)
+        assert near.transport.get_write_buffer_size() >= 9_000_000
+        if end == "abort":
+            near.transport.abort()
+        else:
+            far.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            far.transport.abort()
+        await near.lost
+        await turns()
+        assert near.transport.get_write_buffer_size() == 0
+
+
+async def test_start_tls_of_a_reader_that_has_paused(pyloop_only):
+    """The flow goes on, and is controlled again. asyncio reads without bound
+    until the next read()."""
+    upgraded = asyncio.get_running_loop().create_future()
+
+    async def serve(reader, writer):
+        await until(lambda: reader._paused)
+        assert await reader.readline() == b"STARTTLS\n"
+        await writer.start_tls(server_tls(), ssl_handshake_timeout=5)
+        upgraded.set_result((reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=50)
+    with socket.create_connection(server.sockets[0].getsockname()) as sock:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = client_tls().wrap_bio(
+            incoming, outgoing, server_hostname="localhost"
+        )
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        ahead = b"STARTTLS\n"
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await loop.sock_sendall(sock, ahead + outgoing.read())
+                ahead = b""
+                incoming.write(await loop.sock_recv(sock, 65536))
+        data = pattern(200_000)
+        client.write(data)
+        await loop.sock_sendall(sock, outgoing.read())
+        reader, writer = await upgraded
+        await until(lambda: reader._paused)
+        assert await reader.readexactly(len(data)) == data
+        writer.transport.abort()
     await shut(server)
 
 
