@@ -9,12 +9,13 @@ descriptor goes with the loop.
 """
 
 import asyncio
-import contextvars
 import os
 import signal as signals
 import sys
 from asyncio import unix_events
 from asyncio.log import logger
+
+from pyloop._pipes import InContext
 
 # Watchers that a policy has when nobody chose one, or might as well.
 _DEFAULTS: tuple[type, ...] = ()
@@ -41,14 +42,11 @@ def watcher_was_chosen():
 
 # Programs know it by this name, in logs too.
 class _UnixSubprocessTransport(
-    unix_events._UnixSubprocessTransport  # type: ignore[name-defined]
+    InContext,
+    unix_events._UnixSubprocessTransport,  # type: ignore[name-defined]
 ):
     _pidfd = -1
     _threaded = False
-
-    def __init__(self, *args, **kwargs):
-        self._context = contextvars.copy_context()
-        super().__init__(*args, **kwargs)
 
     def _call(self, callback, *data):
         self._context.run(super()._call, callback, *data)

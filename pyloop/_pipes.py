@@ -10,14 +10,19 @@ import contextvars
 from asyncio import unix_events
 
 
+class InContext:
+    """A transport that keeps the context in which it was made."""
+
+    def __init__(self, *args, **kwargs):
+        self._context = contextvars.copy_context()
+        super().__init__(*args, **kwargs)
+
+
 # Programs know these by their names, in logs too.
 class _UnixReadPipeTransport(
-    unix_events._UnixReadPipeTransport  # type: ignore[name-defined]
+    InContext,
+    unix_events._UnixReadPipeTransport,  # type: ignore[name-defined]
 ):
-    def __init__(self, *args):
-        self._context = contextvars.copy_context()
-        super().__init__(*args)
-
     def resume_reading(self):
         self._context.run(super().resume_reading)
 
@@ -33,12 +38,9 @@ class _UnixReadPipeTransport(
 
 
 class _UnixWritePipeTransport(
-    unix_events._UnixWritePipeTransport  # type: ignore[name-defined]
+    InContext,
+    unix_events._UnixWritePipeTransport,  # type: ignore[name-defined]
 ):
-    def __init__(self, *args):
-        self._context = contextvars.copy_context()
-        super().__init__(*args)
-
     def _maybe_pause_protocol(self):
         self._context.copy().run(super()._maybe_pause_protocol)
 

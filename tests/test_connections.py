@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -599,6 +600,16 @@ async def test_cancel_at_each_step_of_tls():
     await server.wait_closed()
 
 
+@contextlib.contextmanager
+def no_collector():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("all_errors", [False, True])
 def test_failure_leaves_no_cycle(run, all_errors):
     """No frame, and so no factory, outlives the exception."""
@@ -623,12 +634,8 @@ def test_failure_leaves_no_cycle(run, all_errors):
         await turns(1)
         assert ref() is None
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         run(main())
-    finally:
-        gc.enable()
 
 
 @may_drop_sockets
@@ -876,12 +883,8 @@ def test_other_failures_leave_no_cycle(run, case):
         await turns(5)
         assert ref() is None
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         run(main())
-    finally:
-        gc.enable()
 
 
 async def test_loop_turns_between_connections(listening):

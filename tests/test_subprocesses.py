@@ -148,15 +148,11 @@ def calls_of_kill(function):
     return seen
 
 
-@pytest.mark.parametrize("method", ["kill", "terminate", "close"])
-async def test_signal_to_a_child_whose_end_is_not_yet_noticed(
-    method, loop_name, errors, caplog
-):
-    """The loop has not run since the child ended: nobody's signal, and the
-    status is not lost."""
+async def child_about_to_end():
+    """With 5, once this has returned; (transport, protocol)."""
     loop = asyncio.get_running_loop()
     read, write = os.pipe()
-    transport, protocol = await loop.subprocess_exec(
+    pair = await loop.subprocess_exec(
         Recorder,
         *("sh", "-c", "read word; exit 5"),
         stdin=read,
@@ -165,6 +161,16 @@ async def test_signal_to_a_child_whose_end_is_not_yet_noticed(
     )
     os.close(read)
     os.close(write)
+    return pair
+
+
+@pytest.mark.parametrize("method", ["kill", "terminate", "close"])
+async def test_signal_to_a_child_whose_end_is_not_yet_noticed(
+    method, loop_name, errors, caplog
+):
+    """The loop has not run since the child ended: nobody's signal, and the
+    status is not lost."""
+    transport, protocol = await child_about_to_end()
     wait(lambda: exited(transport.get_pid()))
     getattr(transport, method)()
     await protocol.lost
@@ -541,21 +547,11 @@ async def test_transport():
 async def test_a_child_reaped_by_somebody_else(how, pyloop_only):
     """Its end is told once, with a status that nobody knows. asyncio may not
     find it at all, or its thread waits for it first."""
-    loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGCHLD)
     if how == "SIG_IGN":
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        read, write = os.pipe()
-        transport, protocol = await loop.subprocess_exec(
-            Recorder,
-            *("sh", "-c", "read word; exit 5"),
-            stdin=read,
-            stdout=None,
-            stderr=None,
-        )
-        os.close(read)
-        os.close(write)
+        transport, protocol = await child_about_to_end()
         if how == "waitpid":
             os.waitpid(transport.get_pid(), 0)
         await protocol.lost

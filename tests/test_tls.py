@@ -518,6 +518,25 @@ async def test_close_while_reading_is_paused():
         await near.lost
 
 
+async def client_by_hand(sock, ahead=b""):
+    """A client whose records go where we want: (its TLS, what it sends), once
+    the handshake is done. ahead leaves with the hello."""
+    loop = asyncio.get_running_loop()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_tls().wrap_bio(
+        incoming, outgoing, server_hostname="localhost"
+    )
+    sock.setblocking(False)
+    while True:
+        try:
+            client.do_handshake()
+            return client, outgoing
+        except ssl.SSLWantReadError:
+            await loop.sock_sendall(sock, ahead + outgoing.read())
+            ahead = b""
+            incoming.write(await loop.sock_recv(sock, 65536))
+
+
 async def test_data_that_comes_with_the_end_of_the_handshake():
     """The client's first record travels with its Finished."""
     loop = asyncio.get_running_loop()
@@ -528,20 +547,8 @@ async def test_data_that_comes_with_the_end_of_the_handshake():
         0,
         ssl=server_tls(),
     )
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_tls().wrap_bio(
-        incoming, outgoing, server_hostname="localhost"
-    )
     with socket.create_connection(server.sockets[0].getsockname()) as sock:
-        sock.setblocking(False)
-        while True:
-            try:
-                client.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                if outgoing.pending:
-                    await loop.sock_sendall(sock, outgoing.read())
-                incoming.write(await loop.sock_recv(sock, 65536))
+        client, outgoing = await client_by_hand(sock)
         client.write(b"early")
         await loop.sock_sendall(sock, outgoing.read())
         await until(lambda: peers)
@@ -725,7 +732,8 @@ async def test_what_was_not_sent_is_dropped_at_the_end(end):
 async def test_start_tls_of_a_reader_that_has_paused(pyloop_only):
     """The flow goes on, and is controlled again. asyncio reads without bound
     until the next read()."""
-    upgraded = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    upgraded = loop.create_future()
 
     async def serve(reader, writer):
         await until(lambda: reader._paused)
@@ -735,21 +743,7 @@ async def test_start_tls_of_a_reader_that_has_paused(pyloop_only):
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=50)
     with socket.create_connection(server.sockets[0].getsockname()) as sock:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        client = client_tls().wrap_bio(
-            incoming, outgoing, server_hostname="localhost"
-        )
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        ahead = b"STARTTLS\n"
-        while True:
-            try:
-                client.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await loop.sock_sendall(sock, ahead + outgoing.read())
-                ahead = b""
-                incoming.write(await loop.sock_recv(sock, 65536))
+        client, outgoing = await client_by_hand(sock, b"STARTTLS\n")
         data = pattern(200_000)
         client.write(data)
         await loop.sock_sendall(sock, outgoing.read())

@@ -186,9 +186,27 @@ def test_handles_cancelled_by_other_threads(loop_factory):
     assert 2000 <= len(ran) <= 4000
 
 
+def looked_at(loop, main, look):
+    """Run main() while two other threads call look() over and over."""
+    running = True
+
+    def work():
+        nonlocal running
+        try:
+            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
+        finally:
+            running = False
+            finish(loop)
+
+    def watch():
+        while running:
+            look()
+
+    in_threads(work, watch, watch)
+
+
 def test_getters_read_by_other_threads(loop_factory):
     loop = loop_factory()
-    running = True
     peers = []
 
     async def main():
@@ -203,30 +221,20 @@ def test_getters_read_by_other_threads(loop_factory):
             await asyncio.sleep(0)
         server.close()
 
-    def work():
-        nonlocal running
-        try:
-            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
-        finally:
-            running = False
-            finish(loop)
-
     def look():
-        while running:
-            loop.is_running(), loop.is_closed(), loop.time(), repr(loop)
-            loop.get_debug()
-            for transport in list(peers):
-                transport.is_closing()
-                transport.get_extra_info("peername")
-                transport.get_write_buffer_size()
+        loop.is_running(), loop.is_closed(), loop.time(), repr(loop)
+        loop.get_debug()
+        for transport in list(peers):
+            transport.is_closing()
+            transport.get_extra_info("peername")
+            transport.get_write_buffer_size()
 
-    in_threads(work, look, look)
+    looked_at(loop, main, look)
 
 
 def test_attributes_read_by_other_threads(loop_factory):
     """What the loop's thread replaces meanwhile, and lets go of."""
     loop = loop_factory()
-    running = True
     shown = []
 
     async def main():
@@ -250,23 +258,14 @@ def test_attributes_read_by_other_threads(loop_factory):
         endpoint.abort()
         server.close()
 
-    def work():
-        nonlocal running
-        try:
-            loop.run_until_complete(asyncio.wait_for(main(), DEADLINE))
-        finally:
-            running = False
-            finish(loop)
-
     def look():
         names = ("_protocol", "_sock", "_extra", "_server", "_empty_waiter")
-        while running:
-            for transport in list(shown):
-                for name in names:
-                    repr(getattr(transport, name, None))
-                repr(transport.get_protocol())
+        for transport in list(shown):
+            for name in names:
+                repr(getattr(transport, name, None))
+            repr(transport.get_protocol())
 
-    in_threads(work, look, look)
+    looked_at(loop, main, look)
 
 
 def test_threads_schedule_on_a_loop_that_is_about_to_run(loop_factory):
